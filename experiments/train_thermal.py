@@ -1,0 +1,42 @@
+"""What does one configuration give?
+
+Run       python experiments/train_thermal.py --data.root PATH
+Laptop    python experiments/train_thermal.py           (made-up data; about 1 minute on two cores)
+Cost      TODO
+Expected  TODO
+
+With one worker it trains in this process: a debugger works. --resume goes on after a stop.
+"""
+
+import rich
+from rich.markup import escape
+
+from slowfast_ray.running import commands, preflight, trainer, worker
+from slowfast_ray.running.commands import TrainFlags
+from slowfast_ray.running.progress import TrainView
+
+
+def main() -> None:
+    """Checks, trains, and says what came out."""
+    flags = commands.parse(TrainFlags, __doc__ or "")
+    with commands.bad_input_exits():
+        ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
+    if flags.experiment.data.root is None:
+        rich.print("No --data.root: training on the built-in, made-up dataset.")
+    rich.print(escape(f"{ready.summary}."))
+    try:
+        with TrainView(flags.name, ready.experiment.learning.num_epochs) as view:
+            outcome = trainer.fit(ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update)
+    except KeyboardInterrupt:
+        print(f"Interrupted. Go on with the same command and --name {flags.name} --resume.")
+        raise SystemExit(commands.EXIT_INTERRUPTED) from None
+    rich.print(
+        f"Best {flags.metric}: [bold]{outcome.row[worker.BEST_VALUE]:.4f}[/] in epoch {outcome.row[worker.BEST_EPOCH]}, "
+        "the best of its epochs on the validation split"
+    )
+    print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
+    print(f"Compare runs:  {commands.mlflow_command(outcome.tracking_uri)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Which learning rate, batch size, clip length and frame interval suit the thermal sensor?
+
+Run       python experiments/tune_thermal.py --data.root PATH
+Laptop    python experiments/tune_thermal.py            (made-up data; about 5 minutes on two cores)
+Cost      TODO
+Expected  TODO
+"""
+
+import rich
+from rich.markup import escape
+from rich.table import Table
+
+from search_spaces.thermal import THERMAL
+from slowfast_ray.running import commands, search_space, tuner, worker
+from slowfast_ray.running.commands import TuneFlags
+from slowfast_ray.running.trials import SearchResult, best_first
+
+
+def main() -> None:
+    """Checks, searches, and says what was found and how to go on."""
+    flags = commands.parse(TuneFlags, __doc__ or "")
+    with commands.bad_input_exits():
+        ready = tuner.check(flags.experiment, THERMAL, flags.search, name=flags.name)
+    if flags.experiment.data.root is None:
+        rich.print("No --data.root: searching on the built-in, made-up dataset.")
+    rich.print(escape(f"{ready.summary}."))
+    result = tuner.search(ready, THERMAL, flags.search, verbose=flags.verbose)
+    show(result, flags)
+    if result.interrupted:
+        raise SystemExit(commands.EXIT_INTERRUPTED)
+    if result.best is None:
+        raise SystemExit(1)
+
+
+def show(result: SearchResult, flags: TuneFlags) -> None:
+    """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
+    table = Table(title=f"{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
+    for column in ("trial", "state", "epochs", f"best {flags.search.metric}", "in epoch", "minutes", "configuration"):
+        table.add_column(column)
+    for trial in best_first(result.trials, flags.search.metric)[:10]:
+        epochs = ("0", "-", "-") if trial.row is None else (
+            str(trial.row[worker.EPOCH]), f"{trial.best_value:.4f}", str(trial.row[worker.BEST_EPOCH])
+        )  # fmt: skip
+        described = search_space.describe(trial.sample)
+        table.add_row(trial.name, trial.state, *epochs, f"{trial.seconds / 60:.1f}", described)
+    rich.print(table)
+    if result.interrupted:
+        rich.print("The search was interrupted; what was done is in MLflow.")
+    if result.best is None or result.best.row is None:
+        rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
+    else:
+        again = commands.command_again(result.best.experiment, flags.preset)
+        rich.print(
+            f"Best {flags.search.metric}: [bold]{result.best.best_value:.4f}[/] in epoch "
+            f"{result.best.row[worker.BEST_EPOCH]} of {result.best.name}, the best of its epochs on the validation split"
+        )
+        print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
+        print(f"Train it again:   {commands.program()} experiments/train_thermal.py {again}")
+    print(f"Compare trials:   {commands.mlflow_command(result.tracking_uri)}")
+
+
+if __name__ == "__main__":
+    main()

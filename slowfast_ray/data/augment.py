@@ -1,0 +1,116 @@
+"""From degrees Celsius at native size to what the model sees: vary, normalise, and resize once, last.
+
+All frames of a clip are varied alike, and all clips of a batch in one pass on their device. Flip, shift and crop are one
+affine map of coordinates that the final resize applies, so that a clip is interpolated exactly once.
+
+What varies is drawn on the CPU for the whole batch, and each worker takes its share of the draws: a batch is the same
+however many workers share it, and on any device.
+
+Shapes: B clips, T frames, H and W height and width before the resize.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+from slowfast_ray.data.config import DataConfig
+
+# Kinetics weights expect grey values normalised like this; PySlowFast and pytorchvideo both use these two numbers.
+MEAN = 0.45
+STD = 0.225
+MAX_ERASED = 0.4
+"""Longest side of an erased rectangle [fraction of the side]: at most 16 % of the picture is lost."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What is varied, one row a clip. Positions and sizes are fractions of the side."""
+
+    scale_B2: torch.Tensor
+    """Crop size in (x, y), negative where flipped."""
+    shift_B2: torch.Tensor
+    """Crop centre in (x, y), from the middle, where -1 and 1 are the borders."""
+    gain_B: torch.Tensor
+    offset_celsius_B: torch.Tensor
+    erased_B4: torch.Tensor
+    """Rectangle (top, bottom, left, right); empty where nothing is erased."""
+
+    def rows(self, part: slice) -> "Variation":
+        """The same for some of the clips."""
+        return Variation(**{each.name: getattr(self, each.name)[part] for each in fields(self)})
+
+
+def draw(config: DataConfig, num_clips: int, generator: torch.Generator) -> Variation:
+    """Variations for `num_clips` clips, from a CPU generator."""
+
+    def uniform(low: float, high: float, *columns: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(num_clips, *columns, generator=generator)
+
+    size_B1 = uniform(config.min_crop, 1.0, 1)
+    flips_B2 = torch.where(uniform(0.0, 1.0, 2) < config.flip_prob, -1.0, 1.0)
+    # A crop may lie anywhere inside the picture; the shift moves it further, over the border, which is repeated.
+    shift_B2 = uniform(-1.0, 1.0, 2) * (1 - size_B1) + uniform(-2 * config.max_shift, 2 * config.max_shift, 2)
+    height_width_B2 = uniform(0.1, MAX_ERASED, 2)
+    height_width_B2 = torch.where(uniform(0.0, 1.0, 1) < config.erase_prob, height_width_B2, 0.0)
+    top_left_B2 = uniform(0.0, 1.0, 2) * (1 - height_width_B2)
+    bottom_right_B2 = top_left_B2 + height_width_B2
+    return Variation(
+        scale_B2=size_B1 * flips_B2,
+        shift_B2=shift_B2,
+        gain_B=uniform(1 - config.gain_jitter, 1 + config.gain_jitter),
+        offset_celsius_B=uniform(-config.offset_jitter_celsius, config.offset_jitter_celsius),
+        erased_B4=torch.stack([top_left_B2, bottom_right_B2], dim=2).flatten(1),
+    )
+
+
+def prepare(clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation | None = None) -> torch.Tensor:
+    """float32 [B, 1, T, config.height, config.width], normalised, from clips in degrees Celsius at native size.
+
+    Without a variation this is what evaluation and prediction see.
+    """
+    if variation is not None:
+        variation = Variation(
+            **{
+                each.name: getattr(variation, each.name).to(clip_B1THW.device, non_blocking=True)
+                for each in fields(variation)
+            }
+        )
+        clip_B1THW = _erase(_jitter(clip_B1THW, variation), variation.erased_B4)
+    span_celsius = config.max_celsius - config.min_celsius
+    clip_B1THW = (((clip_B1THW - config.min_celsius) / span_celsius).clamp(0, 1) - MEAN) / STD
+    clip_BTHW = clip_B1THW[:, 0]  # frames stand in for channels: the 2D resize below treats all of them alike
+    size = (config.height, config.width)
+    if variation is not None:
+        clip_BTHW = _resample(clip_BTHW, variation, size)
+    elif clip_BTHW.shape[2:] != size:
+        clip_BTHW = F.interpolate(clip_BTHW, size, mode="bilinear", align_corners=False)
+    return clip_BTHW[:, None]
+
+
+def _jitter(clip_B1THW: torch.Tensor, variation: Variation) -> torch.Tensor:
+    mean_B1111 = clip_B1THW.mean(dim=(1, 2, 3, 4), keepdim=True)
+    gain_B1111 = variation.gain_B.view(-1, 1, 1, 1, 1)
+    offset_B1111 = variation.offset_celsius_B.view(-1, 1, 1, 1, 1)
+    return mean_B1111 + (clip_B1THW - mean_B1111) * gain_B1111 + offset_B1111
+
+
+def _erase(clip_B1THW: torch.Tensor, erased_B4: torch.Tensor) -> torch.Tensor:
+    height, width = clip_B1THW.shape[3:]
+    # Centres of the pixels as fractions of the side.
+    rows_H = (torch.arange(height, device=clip_B1THW.device) + 0.5) / height
+    columns_W = (torch.arange(width, device=clip_B1THW.device) + 0.5) / width
+    top_B1, bottom_B1, left_B1, right_B1 = erased_B4.split(1, dim=1)
+    inside_BH = (rows_H >= top_B1) & (rows_H < bottom_B1)
+    inside_BW = (columns_W >= left_B1) & (columns_W < right_B1)
+    inside_B11HW = (inside_BH[:, :, None] & inside_BW[:, None, :])[:, None, None]
+    return torch.where(inside_B11HW, clip_B1THW.mean(dim=(1, 2, 3, 4), keepdim=True), clip_B1THW)
+
+
+def _resample(clip_BTHW: torch.Tensor, variation: Variation, size: tuple[int, int]) -> torch.Tensor:
+    num_clips = len(clip_BTHW)
+    theta_B23 = clip_BTHW.new_zeros(num_clips, 2, 3)
+    theta_B23[:, [0, 1], [0, 1]] = variation.scale_B2
+    theta_B23[:, :, 2] = variation.shift_B2
+    grid_BHW2 = F.affine_grid(theta_B23, [num_clips, 1, *size], align_corners=False)
+    return F.grid_sample(clip_BTHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,178 @@
+"""The one value that everything else is a function of.
+
+An `Experiment` is frozen. Its flattened dotted form (`"learning.lr": 0.01`) is at once the command-line flag, the key of
+a search space and the MLflow parameter; its JSON form, saved beside each checkpoint, rebuilds the run. This module knows
+neither torch nor Ray, so that a wrong flag is refused in a fraction of a second.
+"""
+
+import difflib
+import functools
+import json
+import logging
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.learning.config import LearningConfig
+from slowfast_ray.model.config import ModelConfig
+
+log = logging.getLogger(__name__)
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where an experiment runs and what it leaves behind."""
+
+    seed: int = 0
+    """Seed of weights, order of clips, augmentation and search [whole number, 0 or more]."""
+
+    num_workers: int = 1
+    """Training processes that share one model and each batch [count]. 1 trains without communication."""
+
+    storage: str = "runs"
+    """Folder for runs and checkpoints [path]. On several machines: one that all of them see."""
+
+    tracking_uri: str | None = None
+    """MLflow store [URI]. None: the variable MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"`run.seed` (={self.seed}) must be 0 or more; try 0.")
+        if self.num_workers < 1:
+            raise ValueError(f"`run.num_workers` (={self.num_workers}) must be 1 or more; try 1.")
+        if not self.storage:
+            raise ValueError("`run.storage` is empty; name a folder, for example runs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is trained, on what, how and where."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        clip_len, alpha = self.data.clip_len, self.model.alpha
+        if clip_len % alpha:
+            below, above = clip_len // alpha * alpha, (clip_len // alpha + 1) * alpha
+            remedy = f"try {below} or {above}" if below else f"try {above}"
+            raise ValueError(
+                f"`data.clip_len` (={clip_len}) must be divisible by `model.alpha` (={alpha}), "
+                f"since the slow pathway takes every {alpha}th frame; {remedy}."
+            )
+        batch_size, num_workers = self.learning.batch_size, self.run.num_workers
+        if batch_size % num_workers:
+            above = (batch_size // num_workers + 1) * num_workers
+            raise ValueError(
+                f"`learning.batch_size` (={batch_size}) must be divisible by `run.num_workers` (={num_workers}), "
+                f"since the workers share each batch equally; try {above}."
+            )
+
+    def flatten(self) -> dict[str, Value]:
+        """All fields under their dotted names, in the order of the classes."""
+        return {
+            f"{section.name}.{name}": value
+            for section in fields(self)
+            for name, value in asdict(getattr(self, section.name)).items()
+        }
+
+    def override(self, changes: Mapping[str, object]) -> "Experiment":
+        """A copy with the dotted names in `changes` set, checked as a whole once all are in place.
+
+        Raises ValueError for an unknown name (with the nearest valid ones), a value of a wrong type, or a combination
+        that the experiment refuses.
+        """
+        per_section: dict[str, dict[str, Value]] = {}
+        types_by_name = field_types()
+        for name, value in changes.items():
+            if name not in types_by_name:
+                raise ValueError(_unknown_field(name))
+            section, field_name = name.split(".")
+            per_section.setdefault(section, {})[field_name] = _as_type(name, value, types_by_name[name])
+        return replace(
+            self, **{section: replace(getattr(self, section), **new) for section, new in per_section.items()}
+        )
+
+    def to_json(self) -> str:
+        """The flattened form as JSON; `from_json` gives back an equal experiment."""
+        return json.dumps(self.flatten(), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Experiment":
+        """The experiment that `to_json` wrote.
+
+        A field that the text lacks (written by an earlier version) takes its default, and a warning names it.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"An experiment is a JSON object of dotted names, but got {type(values).__name__}.")
+        missing = [name for name in field_types() if name not in values]
+        if missing:
+            log.warning("The saved experiment lacks %s: defaults are used.", ", ".join(missing))
+        return Experiment().override(values)
+
+
+@functools.cache
+def field_types() -> dict[str, Any]:
+    """The type annotation of every field of an Experiment, by its dotted name."""
+    found: dict[str, Any] = {}
+    for section, section_type in typing.get_type_hints(Experiment).items():
+        assert is_dataclass(section_type)
+        for name, annotation in typing.get_type_hints(section_type).items():
+            found[f"{section}.{name}"] = annotation
+    return found
+
+
+def _unknown_field(name: str) -> str:
+    valid = list(field_types())
+    # Many people type the last part only ("lr"), so that part is compared as well.
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.6) or [
+        known
+        for known in valid
+        if difflib.SequenceMatcher(None, known.split(".")[1], name.split(".")[-1]).ratio() > 0.7
+    ]
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"valid names: {', '.join(valid)}."
+    return f"`{name}` is no field of an experiment; {remedy}"
+
+
+def _as_type(name: str, value: object, annotation: Any) -> Value:
+    """`value` as the plain Python value that `annotation` asks for; numpy scalars and whole floats are accepted."""
+    if hasattr(value, "item"):  # numpy scalars, as samplers return them
+        value = value.item()  # pyright: ignore[reportAttributeAccessIssue]
+    options = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        if value in options:
+            return typing.cast(Value, value)
+        raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, options))}.")
+    accepted = options if isinstance(annotation, types.UnionType) else (annotation,)
+    if value is None and type(None) in accepted:
+        return None
+    if isinstance(value, bool):
+        if bool in accepted:
+            return value
+    elif float in accepted and isinstance(value, int | float):
+        return float(value)
+    elif int in accepted and isinstance(value, int | float) and int(value) == value:
+        return int(value)
+    elif str in accepted and isinstance(value, str):
+        return value
+    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in accepted)
+    raise ValueError(f"`{name}` (={value!r}) must be of type {expected}, but is {type(value).__name__}.")
+
+
+LAPTOP = Experiment()
+"""A quarter-width SlowFast at the sensor's own size: minutes on two CPU cores."""
+
+GPU = Experiment(
+    data=DataConfig(clip_len=32, frame_interval=2, height=256, width=384),
+    model=ModelConfig(width=1.0, dropout=0.5),
+    learning=LearningConfig(lr=0.01, batch_size=8, precision="bf16"),
+)
+"""The paper's SlowFast R50 at 256 x 384, in bf16: the size that published Kinetics weights have."""

@@ -1,0 +1,124 @@
+"""A checkpoint: a folder that holds a network, and what is needed to go on training it exactly where it stopped.
+
+    <folder>/epoch-012/
+        weights.safetensors   the network's state dict
+        training.pt           optimiser, schedule and random generators; read with weights_only
+        experiment.json       what was trained, in the words of the command line
+        progress.json         format version, epoch, best epoch, classes, metrics of every epoch so far
+
+A folder is written under another name and then renamed, so that one that can be seen is whole. Of the folders of a run,
+the newest epoch and the best one stay. Nothing here unpickles objects.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from slowfast_ray.learning.loop import Learner
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    classes: list[str]
+    objective: str
+    """The metric by which the best epoch is chosen."""
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = float("nan")
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch so far, in order."""
+    format_version: int = FORMAT_VERSION
+
+
+def save(folder: Path, learner: Learner, progress: Progress, experiment_json: str) -> Path:
+    """Writes the checkpoint of `progress.epoch` into `folder`, then removes those that are neither newest nor best."""
+    final = path(folder, progress.epoch)
+    unfinished = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    # Safetensors wants plain memory order; the network keeps its own on loading.
+    weights = {key: value.contiguous() for key, value in learner.model.state_dict().items()}
+    save_file(weights, unfinished / "weights.safetensors")
+    torch.save(_training_state(learner), unfinished / "training.pt")
+    (unfinished / "experiment.json").write_text(experiment_json, encoding="utf-8")
+    (unfinished / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
+    for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    shutil.rmtree(final, ignore_errors=True)  # from a run that stopped between saving and reporting
+    unfinished.rename(final)
+    for other in (*folder.glob("epoch-*"), *folder.glob(".epoch-*")):
+        if other not in (final, path(folder, progress.best_epoch)):
+            shutil.rmtree(other)
+    return final
+
+
+def path(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch lies."""
+    return folder / f"epoch-{epoch:03d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the highest epoch, or None where there is none yet."""
+    return max(folder.glob("epoch-*"), key=lambda each: int(each.name.removeprefix("epoch-")), default=None)
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """The progress of a checkpoint, without its weights. Raises ValueError for another format version."""
+    try:
+        values: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint folder, or a damaged one: {error}.") from error
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"The checkpoint {checkpoint} has format version {values.get('format_version')}, but this version of "
+            f"slowfast_ray reads {FORMAT_VERSION}."
+        )
+    return Progress(**values)
+
+
+def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
+    """Puts the saved weights into `model`, strictly. Raises ValueError if they do not fit or are damaged."""
+    try:
+        model.load_state_dict(load_file(checkpoint / "weights.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"The weights of {checkpoint} cannot be loaded: {error}") from error
+
+
+def load(checkpoint: Path, learner: Learner) -> Progress:
+    """Puts a run back where it stopped: weights, optimiser, schedule, random generators, epoch."""
+    progress = read_progress(checkpoint)
+    load_weights(checkpoint, learner.model)
+    device = next(learner.model.parameters()).device
+    state = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scheduler.load_state_dict(state["scheduler"])
+    torch.set_rng_state(state["cpu_generator"])
+    if device.type == "cuda" and "cuda_generator" in state:
+        torch.cuda.set_rng_state(state["cuda_generator"], device)
+    learner.num_epochs_done = progress.epoch
+    return progress
+
+
+def _training_state(learner: Learner) -> dict[str, Any]:
+    device = next(learner.model.parameters()).device
+    state = {
+        "optimizer": learner.optimizer.state_dict(),
+        # Without the schedule's function, which is built anew from the experiment.
+        "scheduler": {key: value for key, value in learner.scheduler.state_dict().items() if key != "lr_lambdas"},
+        "cpu_generator": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda_generator"] = torch.cuda.get_rng_state(device)
+    return state

@@ -1,0 +1,114 @@
+"""Joins the Ray cluster that RAY_ADDRESS names, or starts Ray on this machine; and says what fits on it at once."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+log = logging.getLogger(__name__)
+
+MAX_CPU_TRIALS = 4
+"""Trials at once without a GPU, unless told otherwise: a searcher learns from finished trials, so more of them at once
+means that each is chosen with less knowledge."""
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Tune's own CSV, JSON and TensorBoard files repeat what MLflow holds.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+_ON_ONE_MACHINE = {
+    # A worker group's reports are collected once an interval; the default of 2 s is felt with epochs of seconds.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Threads of OpenMP that wait by spinning made training 30 times slower when another program took one of two cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How a search shares the machines."""
+
+    num_concurrent: int
+    """Trials at once."""
+    cpus_per_worker: int
+    gpus_per_worker: int
+
+    def __str__(self) -> str:
+        what = "1 GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU core(s)"
+        return f"{self.num_concurrent} trial(s) at once, {what} a worker"
+
+
+def joined_has_gpu() -> bool:
+    """Whether the cluster that RAY_ADDRESS names, if any, has a GPU."""
+    if "RAY_ADDRESS" not in os.environ:
+        return False
+    with connected(num_workers=1, verbose=False):
+        return ray.cluster_resources().get("GPU", 0) > 0
+
+
+@contextmanager
+def connected(*, num_workers: int, verbose: bool) -> Iterator[None]:
+    """Ray for the duration of the block; where the caller has connected already, that Ray is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in ({} if verbose else _QUIET).items():
+        os.environ.setdefault(name, value)
+    options = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
+    if address:
+        ray.init(address=address, **options)
+    else:
+        for name, value in _ON_ONE_MACHINE.items():
+            os.environ.setdefault(name, value)
+        if num_workers > 1:
+            # Ray Train frees the resources of a stopped trial only where its cleaner finds the dashboard, and with
+            # several Rays on a machine it must be told which.
+            port = _free_port()
+            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+            options |= {"dashboard_port": port}
+        ray.init(address="local", include_dashboard=num_workers > 1, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:
+    """How many trials of `num_workers` workers run at once on the connected cluster, and what each worker gets.
+
+    Raises ValueError where not even one fits.
+    """
+    resources = ray.cluster_resources()
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    kind, available = ("GPUs", num_gpus) if num_gpus else ("CPU cores", num_cpus)
+    fitting = available // num_workers
+    if fitting < 1:
+        raise ValueError(
+            f"`run.num_workers` (={num_workers}) needs as many {kind}, but Ray sees {available}; try {available}."
+        )
+    if max_concurrent is not None and max_concurrent > fitting:
+        raise ValueError(
+            f"`search.max_concurrent` (={max_concurrent}) with `run.num_workers` (={num_workers}) needs "
+            f"{max_concurrent * num_workers} {kind}, but Ray sees {available}; try {fitting}."
+        )
+    num_concurrent = max_concurrent or (fitting if num_gpus else min(fitting, MAX_CPU_TRIALS))
+    return Slots(
+        num_concurrent=num_concurrent,
+        cpus_per_worker=max(1, num_cpus // (num_concurrent * num_workers)),
+        gpus_per_worker=1 if num_gpus else 0,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,137 @@
+"""The command line of a script: flags from the dataclasses, a preset, quiet logs, one clear error for bad input."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import torch
+import tyro
+from rich.console import Console
+
+from slowfast_ray.experiment import GPU, LAPTOP, Experiment
+from slowfast_ray.learning import counts
+from slowfast_ray.running import cluster
+from slowfast_ray.running.config import SearchConfig
+
+Preset = Literal["laptop", "gpu"]
+PRESETS: dict[Preset, Experiment] = {"laptop": LAPTOP, "gpu": GPU}
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flags:
+    preset: Preset = "laptop"
+    """Starting point: laptop (quarter width, 40 x 60) or gpu (R50, full width, 256 x 384, bf16). Without the flag: gpu
+    where a GPU is found, here or in the cluster that RAY_ADDRESS names."""
+
+    name: str = ""
+    """Name of the run: its folder in run.storage and its entry in MLflow. Without the flag: one made from the time."""
+
+    verbose: bool = False
+    """Show the logs of Ray and of every step."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags(_Flags):
+    """Flags of a single run."""
+
+    resume: bool = False
+    """Go on with the run of this --name from its newest checkpoint."""
+
+    metric: str = counts.VAL_TOP1
+    """By which the best epoch is kept: val/top1, val/top5, val/mean_class or val/loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneFlags(_Flags):
+    """Flags of a search."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+Flags = TypeVar("Flags", TrainFlags, TuneFlags)
+
+
+def parse(kind: type[Flags], description: str, arguments: Sequence[str] | None = None) -> Flags:
+    """The flags of a script; ends the program with code 2 and one clear error where they are wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with bad_input_exits():
+        preset = _preset_of(arguments)
+        stem = Path(sys.argv[0]).stem.split("_")[0]
+        name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        defaults = kind(preset=preset, name=name, experiment=PRESETS[preset])
+        flags = tyro.cli(kind, args=arguments, default=defaults, description=description)
+    quiet_logs(verbose=flags.verbose)
+    return flags
+
+
+@contextmanager
+def bad_input_exits() -> Iterator[None]:
+    """Prints a ValueError or OSError raised inside as one error, and ends the program with code 2.
+
+    Only checks belong inside: what fails later is a bug or an accident, and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"[red bold]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+
+
+def quiet_logs(*, verbose: bool) -> None:
+    """The package's own notes at INFO when verbose, at WARNING otherwise; other libraries at ERROR unless verbose."""
+    logging.basicConfig(
+        level=logging.WARNING if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("slowfast_ray").setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def command_again(experiment: Experiment, preset: Preset) -> str:
+    """The flags that give `experiment`, from a preset."""
+    own = PRESETS[preset].flatten()
+    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value and value is not None}
+    changed.pop("model.num_classes", None)  # the dataset says
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    return f"--preset {preset} {flags}".strip()
+
+
+def program() -> str:
+    """How this Python is called from the current folder, for commands that people copy."""
+    return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+
+
+def mlflow_command(tracking_uri: str) -> str:
+    """How to open the MLflow UI on a store; for a server, its address."""
+    if tracking_uri.startswith(("http://", "https://")):
+        return tracking_uri
+    return f"{program()} -m mlflow ui --backend-store-uri {tracking_uri}"
+
+
+def _preset_of(arguments: Sequence[str]) -> Preset:
+    """The preset decides the defaults that --help shows, so it is read before the other flags."""
+    for position, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag == "--preset":
+            value = value or "".join(arguments[position + 1 : position + 2])
+            if value not in PRESETS:
+                raise ValueError(f"`--preset` (={value!r}) must be one of {', '.join(PRESETS)}.")
+            return value
+    return "gpu" if torch.cuda.is_available() or cluster.joined_has_gpu() else "laptop"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,76 @@
+"""What can be refused is refused here: before Ray starts, before anything is written."""
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint, counts
+from slowfast_ray.running import tracking, worker
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An experiment that can start: paths absolute, classes known, store answering."""
+
+    name: str
+    experiment: Experiment
+    folder: Path
+    """Where this run or search keeps its files; does not exist yet, unless it is resumed."""
+    summary: str
+    """The dataset in one line."""
+
+
+def check(experiment: Experiment, *, name: str, objective: str, resume: bool = False) -> Ready:
+    """Everything that must hold before a run or a search starts. Writes nothing.
+
+    Raises ValueError or OSError with the law, the value, the place and the remedy.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(f"`name` (={name!r}) becomes a folder: use letters, digits, '.', '_' and '-' only.")
+    if objective not in counts.HIGHER_IS_BETTER:
+        raise ValueError(f"`metric` (={objective!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")
+    data = dataset.load(experiment.data.root)
+    experiment = worker.with_classes(experiment, data)
+    check_against(experiment, data)
+    storage = Path(experiment.run.storage).expanduser().absolute()
+    folder = storage / name
+    check_folder(folder, resume=resume)
+    uri = tracking.resolve_uri(experiment.run.tracking_uri)
+    tracking.check(uri)
+    root = None if experiment.data.root is None else os.fspath(data.root)
+    experiment = experiment.override({"data.root": root, "run.storage": os.fspath(storage), "run.tracking_uri": uri})
+    return Ready(name=name, experiment=experiment, folder=folder, summary=data.summary())
+
+
+def check_against(experiment: Experiment, data: Dataset) -> None:
+    """Raises ValueError where the dataset is too small for a batch or for the workers."""
+    batch_size, num_workers = experiment.learning.batch_size, experiment.run.num_workers
+    if batch_size > len(data.train):
+        raise ValueError(
+            f"`learning.batch_size` (={batch_size}) must not exceed the {len(data.train)} training samples of "
+            f"{data.root}; try {min(8, len(data.train))}."
+        )
+    if num_workers > len(data.val):
+        raise ValueError(
+            f"`run.num_workers` (={num_workers}) must not exceed the {len(data.val)} validation samples of {data.root}."
+        )
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Raises unless `folder` is free and can be made, or, to resume, holds a checkpoint."""
+    if resume:
+        if checkpoint.newest(folder) is None:
+            raise ValueError(f"There is nothing to resume: {folder} holds no checkpoint; leave out --resume.")
+    elif folder.exists():
+        raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:  # a real attempt: permission bits say little to root, and nothing of a full or read-only disk
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"`run.storage` cannot be written: {existing} ({error.strerror}); name another.") from error

@@ -1,0 +1,148 @@
+"""What the terminal shows: one quiet live view where there is a terminal, one line an event where there is none."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from slowfast_ray.running import search_space, worker
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.trials import Trial
+from slowfast_ray.running.worker import Row
+
+
+class SearchView:
+    """A search in progress: a bar, the best so far, and the trials that run."""
+
+    def __init__(self, name: str, config: SearchConfig, num_epochs: int) -> None:
+        self._name, self._metric, self._num_epochs = name, config.metric, num_epochs
+        self._num_trials = config.num_trials
+        self._budget_seconds = None if config.time_budget_min is None else config.time_budget_min * 60
+        self._started = time.monotonic()
+        self._console = Console()
+        self._trials: list[Trial] = []
+        self._best: Trial | None = None
+        self._said: dict[str, str] = {}
+        # A function, not a value: the clock moves between events.
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "SearchView":
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self.say(f"{self._name}: {self._num_trials} trials of up to {self._num_epochs} epochs.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, trials: Sequence[Trial], best: Trial | None) -> None:
+        """Something happened to a trial."""
+        self._trials, self._best = list(trials), best
+        if not self._console.is_terminal:
+            self._say_what_changed()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _say_what_changed(self) -> None:
+        for trial in self._trials:
+            state = trial.state or "started"
+            if self._said.get(trial.name) != state:
+                self._said[trial.name] = state
+                scored = "" if trial.row is None else f" after {_epochs(trial)} epochs, {self._score(trial)}"
+                self.say(f"[{_clock(time.monotonic() - self._started)}] {trial.name} {state}{scored} "
+                         f"({search_space.describe(trial.sample)})")  # fmt: skip
+
+    def _score(self, trial: Trial) -> str:
+        return f"{self._metric} {trial.best_value:.4f}"
+
+    def _render(self) -> Group:
+        ended = [trial for trial in self._trials if trial.state is not None]
+        numbers = {state: sum(trial.state == state for trial in ended) for state in ("finished", "pruned", "failed")}
+        bar = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("trials"),
+            TextColumn("{task.fields[rest]}"), console=self._console,
+        )  # fmt: skip
+        elapsed = time.monotonic() - self._started
+        left = self._seconds_left(len(ended), elapsed)
+        rest = f"{_clock(elapsed)} so far" + ("" if left is None else f", about {_clock(left)} left")
+        bar.add_task(self._name, total=self._num_trials, completed=len(ended), rest=rest)
+        running = Table.grid(padding=(0, 2))
+        for trial in self._trials:
+            if trial.state is None:
+                score = "-" if trial.row is None else self._score(trial)
+                running.add_row(
+                    f"  {trial.name}", f"epoch {_epochs(trial)}/{self._epochs_of(trial)}", score,
+                    search_space.describe(trial.sample),
+                )  # fmt: skip
+        counted = f"  {len(self._trials) - len(ended)} running, " + ", ".join(f"{n} {s}" for s, n in numbers.items())
+        best = "  no epoch done yet"
+        if self._best is not None and self._best.row is not None:
+            best = (
+                f"  best so far: {self._score(self._best)} in epoch {self._best.row[worker.BEST_EPOCH]} of "
+                f"{self._best.name} ({search_space.describe(self._best.sample)})"
+            )
+        return Group(bar, Text(counted), Text(best, style="green"), running)
+
+    def _epochs_of(self, trial: Trial) -> int:
+        return trial.experiment.learning.num_epochs
+
+    def _seconds_left(self, num_ended: int, elapsed: float) -> float | None:
+        """By the epochs that ended trials took, pruned ones included; None before there is anything to go by."""
+        shares = [min(1.0, _epochs(trial) / self._epochs_of(trial)) for trial in self._trials if trial.state is None]
+        done = num_ended + sum(shares)
+        by_trials = None if done < 0.1 else elapsed / done * (self._num_trials - done)
+        if self._budget_seconds is None:
+            return by_trials
+        by_budget = max(0.0, self._budget_seconds - elapsed)
+        return by_budget if by_trials is None else min(by_trials, by_budget)
+
+
+class TrainView:
+    """A single run in progress: a bar over its epochs and a line an epoch."""
+
+    def __init__(self, name: str, num_epochs: int) -> None:
+        self._num_epochs = num_epochs
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("epochs"),
+            TimeElapsedColumn(), console=self._console, transient=True, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(name, total=num_epochs)
+
+    def __enter__(self) -> "TrainView":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, row: Row) -> None:
+        """An epoch is done."""
+        self._bar.update(self._task, completed=row[worker.EPOCH])
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if "/" in name)
+        best = "  (best)" if row[worker.BEST_EPOCH] == row[worker.EPOCH] else ""
+        self._console.print(
+            f"epoch {row[worker.EPOCH]}/{self._num_epochs}  {metrics}{best}", highlight=False, soft_wrap=True
+        )
+
+
+def _epochs(trial: Trial) -> int:
+    return 0 if trial.row is None else trial.row[worker.EPOCH]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,132 @@
+"""What one training process does: wires the three wings, and turns each epoch into a checkpoint and a row.
+
+The same function runs in the caller's process, in a Ray Tune trial, and on each worker of a Ray Train group; only where
+its rows go differs. It continues from the newest checkpoint of its folder, so whoever starts it decides, by the folder,
+whether a run is new or goes on.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.batches import Batches
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint, counts, loop, loss
+from slowfast_ray.learning.checkpoint import Progress
+from slowfast_ray.learning.loop import Learner
+from slowfast_ray.model import slowfast
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+"""What is reported of an epoch: the metrics of learning/counts.py and the keys below, as plain numbers and text."""
+
+EPOCH = "epoch"
+"""Epochs done, counted from the run's own start: it goes on over restarts, unlike Ray's training_iteration."""
+BEST_VALUE = "best_value"
+"""The objective at its best so far."""
+BEST_EPOCH = "best_epoch"
+CHECKPOINT = "checkpoint"
+"""Folder of the best epoch's checkpoint."""
+FINISHED = "finished"
+"""True in the row of the last planned epoch: a trial that ends without it was stopped."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the workers of a run, and what it computes on."""
+
+    rank: int = 0
+    num_workers: int = 1
+    device: torch.device = torch.device("cpu")
+    num_threads: int | None = None
+    """Threads of torch on the CPU; None leaves its own choice."""
+
+
+def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
+    """`experiment` with the number of classes of its dataset. Raises ValueError where it names another one."""
+    num_classes = experiment.model.num_classes
+    if num_classes not in (None, len(data.classes)):
+        raise ValueError(
+            f"`model.num_classes` (={num_classes}) must be the {len(data.classes)} classes that {data.root} lists; "
+            "leave it out."
+        )
+    return experiment.override({"model.num_classes": len(data.classes)})
+
+
+def train(
+    experiment: Experiment, folder: Path, objective: str, report: Callable[[Row], None], place: Place = Place()
+) -> None:
+    """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch.
+
+    Every worker reports the same metrics; only rank 0 writes checkpoints.
+    """
+    if place.num_threads is not None:
+        torch.set_num_threads(place.num_threads)
+    data = dataset.load(experiment.data.root)
+    experiment = with_classes(experiment, data)
+    torch.manual_seed(experiment.run.seed)
+    model = slowfast.build(experiment.model).to(place.device)
+    batches = Batches(
+        data,
+        experiment.data,
+        batch_size=experiment.learning.batch_size,
+        seed=experiment.run.seed,
+        device=place.device,
+        rank=place.rank,
+        num_workers=place.num_workers,
+    )
+    learner = Learner.start(model, experiment.learning, batches.num_train_steps)
+    progress = _continue(learner, folder, Progress(classes=list(data.classes), objective=objective))
+    if place.rank > 0:  # each worker drops other features; rank 0 goes on with the generator of the checkpoint
+        torch.manual_seed((experiment.run.seed * 1_000 + place.rank) * 100_000 + progress.epoch)
+    if progress.epoch >= experiment.learning.num_epochs:  # whoever restarted it still waits for a row
+        report(_row(progress, folder, experiment))
+        return
+    weights_K = None
+    if experiment.learning.class_weights == "inverse_frequency":
+        weights_K = loss.inverse_frequency(data.train.labels_S, len(data.classes)).to(place.device)
+    trained = DistributedDataParallel(model) if place.num_workers > 1 else None
+    for result in loop.epochs(learner, batches, experiment.learning, weights_K, trained):
+        _note(progress, result)
+        if place.rank == 0:
+            checkpoint.save(folder, learner, progress, experiment.to_json())
+        report(_row(progress, folder, experiment))
+
+
+def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
+    newest = checkpoint.newest(folder)
+    if newest is None:
+        return fresh
+    progress = checkpoint.load(newest, learner)
+    log.info("Continuing %s after epoch %d.", folder, progress.epoch)
+    return progress
+
+
+def _note(progress: Progress, result: loop.EpochResult) -> None:
+    value = result.metrics[progress.objective]
+    progress.epoch = result.epoch
+    progress.history.append(result.metrics)
+    sign = 1 if counts.HIGHER_IS_BETTER[progress.objective] else -1
+    # Among equal epochs the first stays the best; a first value is better than none.
+    if progress.best_epoch == 0 or sign * value > sign * progress.best_value:
+        progress.best_epoch, progress.best_value = result.epoch, value
+
+
+def _row(progress: Progress, folder: Path, experiment: Experiment) -> Row:
+    return {
+        **progress.history[-1],
+        EPOCH: progress.epoch,
+        BEST_VALUE: progress.best_value,
+        BEST_EPOCH: progress.best_epoch,
+        CHECKPOINT: os.fspath(checkpoint.path(folder, progress.best_epoch)),
+        FINISHED: progress.epoch >= experiment.learning.num_epochs,
+    }
