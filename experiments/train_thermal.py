@@ -31,8 +31,8 @@ def main() -> None:
         print(f"Interrupted. Go on with the same command and --name {flags.name} --resume.")
         raise SystemExit(commands.EXIT_INTERRUPTED) from None
     rich.print(
-        f"Best {flags.metric}: [bold]{outcome.row[worker.BEST_VALUE]:.4f}[/] in epoch {outcome.row[worker.BEST_EPOCH]}, "
-        "the best of its epochs on the validation split"
+        f"Best {flags.metric}: [bold]{outcome.row[worker.BEST_VALUE]:.4f}[/], the best of its epochs on the validation "
+        f"split (epoch {outcome.row[worker.BEST_EPOCH]})"
     )
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     print(f"Compare runs:  {commands.mlflow_command(outcome.tracking_uri)}")

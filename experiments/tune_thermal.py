@@ -51,8 +51,8 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
     else:
         again = commands.command_again(result.best.experiment, flags.preset)
         rich.print(
-            f"Best {flags.search.metric}: [bold]{result.best.best_value:.4f}[/] in epoch "
-            f"{result.best.row[worker.BEST_EPOCH]} of {result.best.name}, the best of its epochs on the validation split"
+            f"Best {flags.search.metric}: [bold]{result.best.best_value:.4f}[/], {result.best.name} at the best of its "
+            f"epochs on the validation split (epoch {result.best.row[worker.BEST_EPOCH]})"
         )
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
         print(f"Train it again:   {commands.program()} experiments/train_thermal.py {again}")

@@ -1,8 +1,8 @@
 """The one value that everything else is a function of.
 
-An `Experiment` is frozen. Its flattened dotted form (`"learning.lr": 0.01`) is at once the command-line flag, the key of
-a search space and the MLflow parameter; its JSON form, saved beside each checkpoint, rebuilds the run. This module knows
-neither torch nor Ray, so that a wrong flag is refused in a fraction of a second.
+An `Experiment` is frozen. Its flattened dotted form (`"learning.lr": 0.01`) is at once the command-line flag, the key
+of a search space and the MLflow parameter; its JSON form, saved beside each checkpoint, rebuilds the run. This module
+knows neither torch nor Ray.
 """
 
 import difflib

@@ -42,8 +42,8 @@ class Annotations:
 def read(path: Path) -> Annotations:
     """The samples of one COCO-style file, in its order.
 
-    Raises FileNotFoundError without a file; ValueError for a file that is no JSON, lacks a field, names a category or an
-    image that is not listed, lists one twice, or holds no sample at all.
+    Raises FileNotFoundError without a file; ValueError for a file that is no JSON, lacks a field, names a category or
+    an image that is not listed, lists one twice, or holds no sample at all.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No such annotation file: {path}.")

@@ -1,7 +1,7 @@
 """From degrees Celsius at native size to what the model sees: vary, normalise, and resize once, last.
 
-All frames of a clip are varied alike, and all clips of a batch in one pass on their device. Flip, shift and crop are one
-affine map of coordinates that the final resize applies, so that a clip is interpolated exactly once.
+All frames of a clip are varied alike, and all clips of a batch in one pass on their device. Flip, shift and crop are
+one affine map of coordinates that the final resize applies, so that a clip is interpolated exactly once.
 
 What varies is drawn on the CPU for the whole batch, and each worker takes its share of the draws: a batch is the same
 however many workers share it, and on any device.

@@ -1,8 +1,8 @@
 """The iterator that training and evaluation read: which clips, in which order, for which worker.
 
-A batch has `batch_size` clips over all workers; each worker takes its share of it. Order and variation of a batch depend
-on seed, epoch and step alone, so that a run continues after a stop as if there had been none, and gives the same batches
-however many workers share them.
+A batch has `batch_size` clips over all workers; each worker takes its share of it. Order and variation of a batch
+depend on seed, epoch and step alone, so that a run continues after a stop as if there had been none, and gives the same
+batches however many workers share them.
 
 Shapes: B clips of this worker, S samples of a split, T frames, H and W height and width of the model's input.
 """

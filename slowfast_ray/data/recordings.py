@@ -32,8 +32,8 @@ class Recording:
 def read(path: Path) -> Recording:
     """The whole recording at `path`, whose file name without suffix is its id.
 
-    Raises FileNotFoundError if there is no file, ValueError if it is no readable HDF5 file, lacks `frames`, holds frames
-    of another shape or type, or holds values that are not finite.
+    Raises FileNotFoundError if there is no file, ValueError if it is no readable HDF5 file, lacks `frames`, holds
+    frames of another shape or type, or holds values that are not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No such recording: {path}.")
@@ -93,8 +93,8 @@ def repair(frames_NHW: np.ndarray, dead_NHW: np.ndarray) -> np.ndarray:
         nearest = np.where(np.abs(dead - earlier) <= np.abs(later - dead), earlier, later)
         repaired_NHW[dead, row, column] = frames_NHW[nearest, row, column]
     if dead_throughout_HW.any():
-        indices = distance_transform_edt(dead_throughout_HW, return_distances=False, return_indices=True)
+        _, nearest_2HW = distance_transform_edt(dead_throughout_HW, return_indices=True)  # pyright: ignore
         rows, columns = np.nonzero(dead_throughout_HW)
-        nearest_rows, nearest_columns = indices[:, rows, columns]
+        nearest_rows, nearest_columns = nearest_2HW[:, rows, columns]
         repaired_NHW[:, rows, columns] = repaired_NHW[:, nearest_rows, nearest_columns]
     return repaired_NHW

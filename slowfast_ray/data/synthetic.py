@@ -43,7 +43,7 @@ FRAME_MS = (40.0, 300.0)  # 170 on average, as the real sensor's
 # Difficulty: how far bodies stand out, and how much they look alike
 NOISE_CELSIUS = 0.15
 PATTERN_CELSIUS = 0.2  # fixed pattern: each pixel's own offset
-BACKGROUND_CELSIUS = (18.0, 20.0)
+BACKGROUND_CELSIUS = (18.0, 20.0)  # of the first and the last session
 GRADIENT_CELSIUS = 0.7  # from the room's middle to its edge
 BODY_CELSIUS = (28.0, 32.0)
 SOFTNESS_PX = 0.7  # of a body's outline
@@ -87,14 +87,7 @@ def cached() -> Path:
     return root
 
 
-def write(
-    root: Path,
-    *,
-    seed: int = 0,
-    num_sessions: int = 2,
-    num_recordings: int = 4,
-    num_frames: int = 400,
-) -> None:
+def write(root: Path, *, seed: int = 0, num_sessions: int = 2, num_recordings: int = 4, num_frames: int = 400) -> None:
     """Write a dataset into `root`, which must be empty or absent; equal arguments, equal data.
 
     Each session has `num_recordings` recordings of `num_frames` frames (40 x 60 degrees C, float32,
@@ -169,12 +162,7 @@ class _Track:
         return _Person(np.array(self.actions)[index.clip(0, len(self.actions) - 1)], poses)
 
 
-def _posture(
-    rng: np.random.Generator,
-    size: float,
-    action: int,
-    place: _Pose | None = None,
-) -> _Pose:
+def _posture(rng: np.random.Generator, size: float, action: int, place: _Pose | None = None) -> _Pose:
     """A pose for a steady action, at `place` or anywhere in the room."""
     x, y = (place.x, place.y) if place else rng.uniform((10, 9), (WIDTH - 10, HEIGHT - 9))
     heading = place.heading if place else rng.uniform(-np.pi, np.pi)
@@ -221,13 +209,13 @@ def _visit(rng: np.random.Generator, duration_s: float) -> _Track:
     return track
 
 
-def _room(rng: np.random.Generator) -> np.ndarray:
+def _room(rng: np.random.Generator, session: int, celsius: float) -> np.ndarray:
     """A session's empty room, H x W degrees C: slow gradient, fixed pattern, a warm radiator."""
     y, x = np.linspace(-1, 1, HEIGHT)[:, None], np.linspace(-1, 1, WIDTH)
     angle = rng.uniform(0, 2 * np.pi)
-    room = rng.uniform(*BACKGROUND_CELSIUS) + rng.normal(0, PATTERN_CELSIUS, (HEIGHT, WIDTH))
+    room = celsius + rng.normal(0, PATTERN_CELSIUS, (HEIGHT, WIDTH))
     room += GRADIENT_CELSIUS * (np.cos(angle) * x + np.sin(angle) * y)
-    left, top = rng.integers(5, WIDTH - 17), rng.choice((0, HEIGHT - 3))
+    left, top = rng.integers(5, WIDTH - 17), (0, HEIGHT - 3)[session % 2]
     room[top : top + 3, left : left + 12] = rng.uniform(27, 31)
     return room
 
@@ -244,10 +232,7 @@ def _paint(frames: np.ndarray, poses: np.ndarray, celsius: np.ndarray) -> None:
 
 
 def _film(
-    rng: np.random.Generator,
-    room: np.ndarray,
-    times_s: np.ndarray,
-    is_damaged: bool,
+    rng: np.random.Generator, room: np.ndarray, times_s: np.ndarray, is_damaged: bool
 ) -> tuple[np.ndarray, list[_Person]]:
     """One recording: N x H x W degrees C, and the inhabitant and the visitor in it."""
     tracks = _inhabit(rng, times_s[-1]), _visit(rng, times_s[-1])
@@ -303,19 +288,14 @@ def _label(person: _Person, object_id: int, frame: int) -> Json | None:
     }
 
 
-def _write_files(
-    folder: Path,
-    seed: int,
-    num_sessions: int,
-    num_recordings: int,
-    num_frames: int,
-) -> None:
+def _write_files(folder: Path, seed: int, num_sessions: int, num_recordings: int, num_frames: int) -> None:
     (folder / "frames").mkdir(parents=True)
     (folder / "annotations").mkdir()
     images: dict[str, list[Json]] = {"train": [], "val": []}
     annotations: dict[str, list[Json]] = {"train": [], "val": []}
+    backgrounds_celsius = np.linspace(*BACKGROUND_CELSIUS, num_sessions)
     for session, session_rng in enumerate(np.random.default_rng(seed).spawn(num_sessions)):
-        room = _room(session_rng)
+        room = _room(session_rng, session, backgrounds_celsius[session])
         start_ms = 1_700_000_000_000 + session * 2 * 86_400_000  # two days later
         for number, rng in enumerate(session_rng.spawn(num_recordings), start=1):
             recording = f"SYN{session + 1}_R{number}"
@@ -352,19 +332,10 @@ def _write_recording(path: Path, frames: np.ndarray, timestamps: np.ndarray) -> 
         file.create_dataset("frames", data=frames, chunks=chunks, compression=4)  # gzip's level
         file["timestamps"] = timestamps
         file["frame_seqs"] = timestamps  # the real sensor counts in milliseconds, too
-        file.attrs.update(
-            sensor_id=path.stem,
-            frame_height=HEIGHT,
-            frame_width=WIDTH,
-            total_frames=len(frames),
-        )
+        file.attrs.update(sensor_id=path.stem, frame_height=HEIGHT, frame_width=WIDTH, total_frames=len(frames))
 
 
-def _write_annotations(
-    folder: Path,
-    images: dict[str, list[Json]],
-    annotations: dict[str, list[Json]],
-) -> None:
+def _write_annotations(folder: Path, images: dict[str, list[Json]], annotations: dict[str, list[Json]]) -> None:
     ids = itertools.count()  # over both splits
     for split in images:
         content = {

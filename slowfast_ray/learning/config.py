@@ -52,5 +52,5 @@ class LearningConfig:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be 0 or more and below 1.")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"`learning.weight_decay` (={self.weight_decay}) must be 0 or more; try 1e-4.")
-        if not 0 < self.max_grad_norm:
+        if not self.max_grad_norm > 0:
             raise ValueError(f"`learning.max_grad_norm` (={self.max_grad_norm}) must be above 0; try 40.")

@@ -23,18 +23,31 @@ class Batch(Protocol):
     """Clips float [B, 1, T, H, W] with labels int64 [B], on the model's device."""
 
     @property
-    def clip_B1THW(self) -> torch.Tensor: ...
+    def clip_B1THW(self) -> torch.Tensor:
+        """Clips."""
+        ...
+
     @property
-    def label_B(self) -> torch.Tensor: ...
+    def label_B(self) -> torch.Tensor:
+        """Labels."""
+        ...
 
 
 class Batches(Protocol):
     """What the loop reads: the data wing makes it, this wing does not ask how."""
 
     @property
-    def num_train_steps(self) -> int: ...
-    def train(self, epoch: int) -> Iterator[Batch]: ...
-    def val(self) -> Iterator[Batch]: ...
+    def num_train_steps(self) -> int:
+        """Steps in an epoch."""
+        ...
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        ...
+
+    def val(self) -> Iterator[Batch]:
+        """The validation batches."""
+        ...
 
 
 @dataclass

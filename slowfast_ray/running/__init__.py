@@ -1,1 +1,1 @@
-"""First floor: experiments become runs, searches and MLflow entries. Imports everything below; nothing below imports it."""
+"""First floor: experiments become runs, searches and MLflow entries. Imports what is below, never the reverse."""

@@ -1,4 +1,4 @@
-"""Sees a search go by, in the driver: keeps the trials, writes MLflow, moves the view, frees what stopped trials held."""
+"""Sees a search go by, in the driver: keeps its trials, writes MLflow, moves the view, frees what stopped ones held."""
 
 import math
 import time

@@ -36,11 +36,13 @@ class Searcher(OptunaSearch):
     @property
     def study(self) -> optuna.Study:
         """What Optuna knows of the trials."""
+        assert self._ot_study is not None, "made with the space"
         return self._ot_study
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next sample, with the trial's number."""
         sample = super().suggest(trial_id)
+        assert sample is not None, "Optuna never runs out of samples"
         return {**sample, TRIAL: self._ot_trials[trial_id].number}
 
     def on_trial_result(self, trial_id: str, result: Row) -> None:

@@ -70,8 +70,8 @@ def check(uri: str) -> None:
             answer.result(timeout=SECONDS_TO_ANSWER)
         except OutOfTime as error:
             raise ValueError(
-                f"The tracking server {uri} did not answer within {SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` and "
-                "that it runs."
+                f"The tracking server {uri} did not answer within {SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` "
+                "and that it runs."
             ) from error
         except Exception as error:  # each kind of store raises its own
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -130,10 +130,10 @@ class Tracker:
 
     def log_missing_epochs(self, run_id: str, history: Sequence[Mapping[str, float]]) -> None:
         """The epochs that a run measured but did not get to log before it was interrupted."""
+        if not history:
+            return
+        logged = {metric.step for metric in self._client.get_metric_history(run_id, next(iter(history[0])))}
         for epoch, metrics in enumerate(history, start=1):
-            name = next(iter(metrics))
-            if epoch == 1:
-                logged = {metric.step for metric in self._client.get_metric_history(run_id, name)}
             if epoch not in logged:
                 self.log_epoch(run_id, epoch, metrics)
 

@@ -8,7 +8,7 @@ whether a run is new or goes on.
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Place:
 
     rank: int = 0
     num_workers: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int | None = None
     """Threads of torch on the CPU; None leaves its own choice."""
 
@@ -63,12 +63,13 @@ def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
 
 
 def train(
-    experiment: Experiment, folder: Path, objective: str, report: Callable[[Row], None], place: Place = Place()
+    experiment: Experiment, folder: Path, objective: str, report: Callable[[Row], None], place: Place | None = None
 ) -> None:
     """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch.
 
     Every worker reports the same metrics; only rank 0 writes checkpoints.
     """
+    place = place or Place()
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
     data = dataset.load(experiment.data.root)

@@ -1,0 +1,62 @@
+"""What the tests share: a small made-up dataset, the real one where it is at hand, and a Ray of their own."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slowfast_ray.data import synthetic
+from slowfast_ray.experiment import LAPTOP, Experiment
+
+
+@pytest.fixture(scope="session")
+def made_up_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up dataset of 2 sessions with 2 short recordings each."""
+    root = tmp_path_factory.mktemp("data") / "made_up"
+    synthetic.write(root, seed=3, num_recordings=2, num_frames=260)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    """The real thermal dataset; tests that need it are skipped without it."""
+    folder = os.environ.get("THERMAL_ACTION_DATASET")
+    if not folder:
+        pytest.skip("the variable THERMAL_ACTION_DATASET names no dataset")
+    return Path(folder)
+
+
+@pytest.fixture
+def tiny(made_up_root: Path, tmp_path: Path) -> Experiment:
+    """The smallest experiment that trains: an eighth of the width, 8 frames of 20 x 30 pixels, one epoch."""
+    return LAPTOP.override(
+        {
+            "data.root": str(made_up_root),
+            "data.clip_len": 8,
+            "data.height": 20,
+            "data.width": 30,
+            "model.width": 0.125,
+            "learning.num_epochs": 1,
+            "learning.batch_size": 8,
+            "run.storage": str(tmp_path / "runs"),
+            "run.tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def own_ray() -> Iterator[None]:
+    """Ray on this machine, with 2 CPUs, its own temporary folder and no dashboard."""
+    import ray
+
+    # Ray's socket paths have room for about 100 characters: pytest's folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False,
+            logging_level="ERROR",
+        )  # fmt: skip
+        yield
+        ray.shutdown()

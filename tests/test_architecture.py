@@ -1,0 +1,114 @@
+"""The floors and the doors of the house: reads every import and names the line that breaks a rule.
+
+    roof          experiments, benchmarks --> search_spaces
+    first floor   slowfast_ray.running
+    landing       slowfast_ray.experiment
+    ground        slowfast_ray.data   slowfast_ray.model   slowfast_ray.learning     (never one another)
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A wing's config.py is what the landing is made of: the landing may import those three, and nothing else below.
+MAY_IMPORT = {
+    "slowfast_ray.data": {"slowfast_ray.data"},
+    "slowfast_ray.model": {"slowfast_ray.model"},
+    "slowfast_ray.learning": {"slowfast_ray.learning"},
+    "slowfast_ray.experiment": {
+        "slowfast_ray.data.config", "slowfast_ray.model.config", "slowfast_ray.learning.config",
+    },
+    "slowfast_ray.running": {
+        "slowfast_ray.data", "slowfast_ray.model", "slowfast_ray.learning", "slowfast_ray.experiment",
+        "slowfast_ray.running",
+    },
+    "search_spaces": {"search_spaces"},
+    "experiments": {"slowfast_ray", "search_spaces"},
+    "benchmarks": {"slowfast_ray", "search_spaces"},
+}  # fmt: skip
+
+DOORS = {
+    "h5py": {"slowfast_ray/data/recordings.py", "slowfast_ray/data/synthetic.py"},
+    "pytorchvideo": {"slowfast_ray/model/slowfast.py"},
+    "torchvision": set(),
+    "mlflow": {"slowfast_ray/running/tracking.py"},
+    "optuna": {"slowfast_ray/running/searcher.py"},
+    "tyro": {"slowfast_ray/running/commands.py"},
+    "ray": {"slowfast_ray/running/", "search_spaces/"},
+    "pickle": set(),
+    "cloudpickle": set(),
+}
+"""Guests, and the files or folders that may let them in."""
+
+
+def sources() -> list[Path]:
+    folders = ("slowfast_ray", "search_spaces", "experiments", "benchmarks")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every imported module of a file, with its line; `from a import b` counts as a.b, since b may be a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import hides where a name lives"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def broken_floors(path: Path) -> list[str]:
+    floor = next((name for name in MAY_IMPORT if is_within(module_of(path), name)), None)
+    if floor is None:  # slowfast_ray/__init__.py
+        return [f"{path}:{line}: imports {module}, but holds a docstring only" for module, line in imports(path)]
+    ours = ("slowfast_ray", "search_spaces", "experiments", "benchmarks")
+    return [
+        f"{path}:{line}: {floor} must not import {module}"
+        for module, line in imports(path)
+        if any(is_within(module, name) for name in ours)
+        and not any(is_within(module, allowed) for allowed in MAY_IMPORT[floor])
+    ]
+
+
+def broken_doors(path: Path) -> list[str]:
+    place = path.relative_to(ROOT).as_posix()
+    return [
+        f"{path}:{line}: {guest} enters by {', '.join(sorted(doors)) or 'no door'} only"
+        for module, line in imports(path)
+        for guest, doors in DOORS.items()
+        if is_within(module, guest) and not any(place.startswith(door) for door in doors)
+    ]
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_floors_and_doors(path: Path) -> None:
+    assert broken_floors(path) + broken_doors(path) == []
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_of)
+def test_opens_with_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A check that cannot fail would be worthless: each rule is broken here once.
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    wing = tmp_path / "slowfast_ray" / "data"
+    wing.mkdir(parents=True)
+    file = wing / "bad.py"
+    file.write_text("import mlflow\nfrom slowfast_ray.model import slowfast\ndef f():\n    import ray.tune\n")
+    assert [message.split(": ", 1)[1] for message in broken_floors(file)] == [
+        "slowfast_ray.data must not import slowfast_ray.model.slowfast"
+    ]
+    assert {message.split(": ", 1)[1].split()[0] for message in broken_doors(file)} == {"mlflow", "ray"}
