@@ -1,0 +1,41 @@
+# Sets everything up on a fresh machine, then runs. Both commands work again and again.
+#
+#   make tune    a first search, on built-in data
+#   make test    the tests
+#
+# Another Python: make PYTHON=python3.12 tune
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: tune test test-fast lint setup
+
+tune: $(READY)
+	$(VENV)/bin/python experiments/tune_thermal.py
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+# Everything that starts no Ray: for the minutes between two thoughts.
+test-fast: $(READY)
+	$(VENV)/bin/python -m pytest -m "not ray"
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: there is no $(PYTHON) here; install Python 3.11 or newer, or say make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) -V), but 3.11 or newer is needed; say make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "error: $(PYTHON) has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "Installing into $(VENV), once: about 2 minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
