@@ -47,16 +47,25 @@ def tiny(made_up_root: Path, tmp_path: Path) -> Experiment:
 
 
 @pytest.fixture(scope="session")
-def own_ray() -> Iterator[None]:
+def own_ray_folder() -> Iterator[Path]:
+    """A temporary folder with a short path: Ray's sockets have room for about 100 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def own_ray(own_ray_folder: Path) -> Iterator[None]:
     """Ray on this machine, with 2 CPUs, its own temporary folder and no dashboard."""
     import ray
 
-    # Ray's socket paths have room for about 100 characters: pytest's folders are too deep.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False,
-            logging_level="ERROR",
-        )  # fmt: skip
-        yield
-        ray.shutdown()
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=str(own_ray_folder / "session"),
+    )
+    yield
+    ray.shutdown()

@@ -43,8 +43,8 @@ FRAME_MS = (40.0, 300.0)  # 170 on average, as the real sensor's
 # Difficulty: how far bodies stand out, and how much they look alike
 NOISE_CELSIUS = 0.15
 PATTERN_CELSIUS = 0.2  # fixed pattern: each pixel's own offset
-BACKGROUND_CELSIUS = (18.0, 20.0)  # of the first and the last session
-GRADIENT_CELSIUS = 0.7  # from the room's middle to its edge
+BACKGROUND_CELSIUS = (18.7, 19.3)  # of the first and the last session
+GRADIENT_CELSIUS = 0.5  # from the room's middle to its edge
 BODY_CELSIUS = (28.0, 32.0)
 SOFTNESS_PX = 0.7  # of a body's outline
 SIZE_RATIO = (0.85, 1.2)  # between persons; its root between one person's postures

@@ -115,8 +115,7 @@ def _training_state(learner: Learner) -> dict[str, Any]:
     device = next(learner.model.parameters()).device
     state = {
         "optimizer": learner.optimizer.state_dict(),
-        # Without the schedule's function, which is built anew from the experiment.
-        "scheduler": {key: value for key, value in learner.scheduler.state_dict().items() if key != "lr_lambdas"},
+        "scheduler": learner.scheduler.state_dict(),
         "cpu_generator": torch.get_rng_state(),
     }
     if device.type == "cuda":

@@ -24,6 +24,8 @@ def check(space: Space, experiment: Experiment) -> None:
     """
     if not space:
         raise ValueError("The search space is empty; name at least one field.")
+    data = dataset.load(experiment.data.root)
+    preflight.check_against(experiment, data)
     own = experiment.flatten()
     edges: dict[str, list[Any]] = {}
     for name, domain in space.items():
@@ -35,7 +37,6 @@ def check(space: Space, experiment: Experiment) -> None:
                 f"space ({edges[name][0]} to {edges[name][-1]}); choose a value inside, or widen the space."
             )
     searcher.convert(space)
-    data = dataset.load(experiment.data.root)
     combinations: Iterable[dict[str, Any]] = (
         dict(zip(edges, values, strict=True)) for values in itertools.product(*edges.values())
     )

@@ -113,10 +113,9 @@ class Tracker:
 
     def find(self, folder: Path) -> str | None:
         """The id of the newest run of a folder, set to running again; None where there is none."""
-        # MLflow's filter language doubles a quote inside a string.
-        value = os.fspath(folder).replace("'", "''")
+        quote = '"' if "'" in os.fspath(folder) else "'"  # MLflow's filters know no escapes, but both quotes
         runs = self._client.search_runs(
-            [self._experiment_id], f"tags.`{STORAGE}` = '{value}'", ViewType.ACTIVE_ONLY, max_results=1
+            [self._experiment_id], f"tags.`{STORAGE}` = {quote}{folder}{quote}", ViewType.ACTIVE_ONLY, max_results=1
         )
         if not runs:
             return None

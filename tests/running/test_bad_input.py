@@ -1,0 +1,189 @@
+"""Every kind of bad input gives one clear error before Ray starts, exit code 2, and leaves nothing behind."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import ray
+from ray import tune
+
+from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.running import tuner
+from slowfast_ray.running.config import SearchConfig
+
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., None]
+
+
+@pytest.fixture
+def damaged(made_up_root: Path, tmp_path: Path) -> Path:
+    """A copy of the made-up dataset, to be damaged."""
+    return Path(shutil.copytree(made_up_root, tmp_path / "damaged"))
+
+
+def refusal(call_script: Call, capsys: pytest.CaptureFixture[str], *flags: str, script: str = "tune_thermal") -> str:
+    """The error that a script prints for these flags, after checking that it did nothing else."""
+    was_connected = ray.is_initialized()
+    with pytest.raises(SystemExit) as exit_info:
+        call_script(script, *flags)
+    assert exit_info.value.code == 2
+    assert ray.is_initialized() == was_connected, "Ray was started"
+    assert list(Path.cwd().iterdir()) == [], "something was written"
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    return " ".join(printed.err.split())
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_no_such_data_folder(call_script: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No such data folder: /nowhere/at/all" in refusal(call_script, capsys, "--data.root", "/nowhere/at/all")
+
+
+def test_all_recordings_without_a_file_are_listed(
+    call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path
+) -> None:
+    (damaged / "frames" / "SYN1_R1.h5").unlink()
+    (damaged / "frames" / "SYN2_R2.h5").unlink()
+    error = refusal(call_script, capsys, "--data.root", str(damaged))
+    assert "SYN1_R1.h5 (train.json), SYN2_R2.h5 (val.json)" in error
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_frames(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["frames"]
+
+
+def replace_frames(path: Path, frames: np.ndarray) -> None:
+    with h5py.File(path, "a") as file:
+        del file["frames"]
+        file["frames"] = frames
+
+
+RECORDING_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "cannot be read as HDF5"),
+    "without frames": (without_frames, "needs a dataset `frames`"),
+    "flat": (lambda path: replace_frames(path, np.zeros((260, 2400), np.float32)), "[N, H, W]"),
+    "another size": (lambda path: replace_frames(path, np.full((260, 24, 32), 20, np.float32)), "one size"),
+    "raw counts": (lambda path: replace_frames(path, np.zeros((260, 40, 60), np.uint16)), "uint16"),
+    "NaN": (lambda path: replace_frames(path, np.full((260, 40, 60), np.nan, np.float32)), "NaN or infinity"),
+    "too short": (lambda path: replace_frames(path, np.full((9, 40, 60), 20, np.float32)), "inside its recording"),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDING_DAMAGE)
+def test_damaged_recording(call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path, kind: str) -> None:
+    damage, expected = RECORDING_DAMAGE[kind]
+    damage(damaged / "frames" / "SYN1_R1.h5")
+    error = refusal(call_script, capsys, "--data.root", str(damaged))
+    assert expected in error
+    assert "SYN1_R1" in error
+
+
+def test_category_that_is_not_listed(call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path) -> None:
+    edit(damaged / "annotations" / "val.json", lambda content: content["annotations"][0].update(category_id=99))
+    assert "has category_id 99" in refusal(call_script, capsys, "--data.root", str(damaged))
+
+
+def test_empty_split(call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path) -> None:
+    edit(damaged / "annotations" / "val.json", lambda content: content.update(images=[], annotations=[]))
+    assert "at least one labelled image" in refusal(call_script, capsys, "--data.root", str(damaged))
+
+
+@pytest.mark.parametrize("script", ["tune_thermal", "train_thermal"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--data.clip-len", "30"], "`data.clip_len` (=30) must be divisible by `model.alpha` (=8)"),
+        (["--learning.lr", "0"], "`learning.lr` (=0.0) must be above 0"),
+        (["--learning.lr", "-1"], "`learning.lr` (=-1.0) must be above 0"),
+        (["--learning.batch-size", "1000"], "must not exceed the"),
+        (["--learning.lrr", "1"], "--learning.lr"),
+        (["--preset", "desktop"], "must be one of laptop, gpu"),
+        (["--name", "a/b"], "becomes a folder"),
+        (["--run.storage", "/dev/null/runs"], "cannot be written"),
+        (["--run.tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+        (["--run.tracking-uri", "mlruns"], "must be a URI"),
+        (["--run.tracking-uri", "sqlite:////nowhere/mlflow.db"], "does not exist"),
+    ],
+)
+def test_flags(
+    call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path, script: str, flags: list[str],
+    expected: str,
+) -> None:  # fmt: skip
+    error = refusal(call_script, capsys, "--data.root", str(made_up_root), *flags, script=script)
+    assert expected in error
+
+
+def test_a_silent_server_is_told_within_ten_seconds(
+    call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path
+) -> None:
+    with socket.socket() as server:  # takes connections and never says a word
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        started = time.monotonic()
+        error = refusal(call_script, capsys, "--data.root", str(made_up_root), "--run.tracking-uri", uri)
+    assert "answer" in error
+    assert uri in error
+    assert time.monotonic() - started < 10
+
+
+def test_resume_without_a_run(call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path) -> None:
+    flags = ("--data.root", str(made_up_root), "--resume", "--name", "never")
+    assert "nothing to resume" in refusal(call_script, capsys, *flags, script="train_thermal")
+
+
+def test_an_existing_run_is_not_overwritten(tiny: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    with pytest.raises(ValueError, match="nothing is overwritten"):
+        tuner.check(tiny, {"learning.lr": tune.loguniform(0.01, 0.1)}, SearchConfig(), name="taken")
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"learning.rate": tune.uniform(0, 1)}, "`learning.rate` is no field"),
+        ({"lr": tune.uniform(0.01, 1)}, "did you mean learning.lr"),
+        ({"data.clip_len": tune.choice([32, 30])}, r"clip_len=30.*divisible by `model.alpha`"),
+        ({"learning.lr": tune.uniform(-1, 1)}, r"lr=-1.*must be above 0"),
+        ({"learning.batch_size": tune.choice([8, 5000])}, r"batch_size=5000.*must not exceed"),
+        ({"learning.lr": tune.loguniform(1e-4, 1e-3)}, "lies outside the search space"),
+        ({"learning.lr": tune.randn(0.05, 0.01)}, "Optuna cannot sample|without ends"),
+        ({"learning.lr": 0.05}, "use tune.choice"),
+        ({}, "empty"),
+    ],
+)
+def test_search_space(made_up_root: Path, space: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){expected}"):
+        tuner.check(LAPTOP.override({"data.root": str(made_up_root)}), space, SearchConfig(), name="space")
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    # What a shell sees: the exit code, one line, no traceback.
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "tune_thermal.py", "--data.root", "/nowhere"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().splitlines() == [
+        "error: No such data folder: /nowhere; `data.root` must hold frames/ and annotations/."
+    ]
+    assert list(tmp_path.iterdir()) == []

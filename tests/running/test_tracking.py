@@ -1,0 +1,85 @@
+"""The MLflow store, a real SQLite one."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from slowfast_ray.experiment import LAPTOP
+from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import Tracker
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> None:
+    run_id = Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    run = MlflowClient(uri).get_run(run_id)
+    assert run.data.params == {name: str(value) for name, value in LAPTOP.flatten().items()}
+    assert run.info.run_name == "first"
+    assert run.info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("finished", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED"), ("stopped", "KILLED")]
+)
+def test_honest_states(uri: str, tmp_path: Path, state: tracking.State, status: str) -> None:
+    tracker = Tracker(uri)
+    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
+    tracker.end(run_id, state)
+    run = MlflowClient(uri).get_run(run_id)
+    assert (run.info.status, run.data.tags[tracking.STATE]) == (status, state)
+    assert run.info.end_time >= run.info.start_time
+
+
+def test_epochs_are_steps_and_missing_ones_are_filled_in_without_doubles(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri)
+    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
+    history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
+    tracker.log_epoch(run_id, 1, history[0])
+    tracker.log_missing_epochs(run_id, history)
+    tracker.log_missing_epochs(run_id, history)
+    for name in ("val/top1", "val/loss"):
+        points = MlflowClient(uri).get_metric_history(run_id, name)
+        assert [(point.step, point.value) for point in points] == [
+            (epoch, metrics[name]) for epoch, metrics in enumerate(history, start=1)
+        ]
+
+
+def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri)
+    folder = tmp_path / "it's mine"  # a quote must not break the query
+    run_id = tracker.start("first", LAPTOP, folder)
+    tracker.start("second", LAPTOP, tmp_path / "second")
+    tracker.end(run_id, "stopped")
+    assert Tracker(uri).find(folder) == run_id
+    assert MlflowClient(uri).get_run(run_id).info.status == "RUNNING"
+    assert tracker.find(tmp_path / "third") is None
+
+
+def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    assert [path.name for path in (tmp_path / "mlartifacts").rglob("*.json")] == ["experiment.json"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking.resolve_uri(None) == "http://127.0.0.1:5000"
+    assert tracking.resolve_uri("sqlite:///other.db") == f"sqlite:///{tmp_path}/other.db"
+    assert tracking.resolve_uri("sqlite:////tmp/other.db") == "sqlite:////tmp/other.db"
+
+
+def test_checking_writes_nothing(uri: str, tmp_path: Path) -> None:
+    tracking.check(uri)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,168 @@
+"""One run: in this process, killed and resumed, and over workers."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint, counts
+from slowfast_ray.model import slowfast
+from slowfast_ray.running import preflight, trainer, worker
+from tests.running.conftest import ROOT, environment, flags_of, runs_in
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The curve of a run, without the speed."""
+    newest = checkpoint.newest(folder)
+    assert newest is not None
+    return [
+        {name: value for name, value in metrics.items() if name != counts.TRAIN_CLIPS_PER_SECOND}
+        for metrics in checkpoint.read_progress(newest).history
+    ]
+
+
+def fit(experiment: Experiment, name: str, **options: Any) -> trainer.Outcome:
+    ready = preflight.check(experiment, name=name, objective="val/top1", resume=options.get("resume", False))
+    return trainer.fit(ready, "val/top1", on_row=lambda row: None, **options)
+
+
+def test_a_run_is_in_mlflow_with_its_curve_and_its_best_checkpoint(tiny: Experiment, tmp_path: Path) -> None:
+    experiment = tiny.override({"learning.num_epochs": 3})
+    outcome = fit(experiment, "one")
+    (run,) = runs_in(outcome.tracking_uri)
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(outcome.tracking_uri)
+    for name, value in history(tmp_path / "runs" / "one")[-1].items():
+        points = client.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in points] == [1, 2, 3]
+        assert points[-1].value == pytest.approx(value)
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "best")}
+    assert {"best/weights.safetensors", "best/experiment.json"} <= names
+    saved = Experiment.from_json(Path(outcome.row[worker.CHECKPOINT], "experiment.json").read_text())
+    assert saved.learning == experiment.learning
+    assert saved.model == replace(experiment.model, num_classes=6)
+
+
+def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
+    # A reader who loads the best weights must find the best value again.
+    outcome = fit(tiny.override({"learning.num_epochs": 2}), "one")
+    folder = Path(outcome.row[worker.CHECKPOINT])
+    experiment = Experiment.from_json((folder / "experiment.json").read_text())
+    model = slowfast.build(experiment.model)
+    checkpoint.load_weights(folder, model)
+    data = worker.dataset.load(experiment.data.root)
+    batches = worker.Batches(data, experiment.data, batch_size=8, seed=0, device=torch.device("cpu"))
+    found = worker.loop.evaluate(model, batches, experiment.learning)
+    assert found.top1() == pytest.approx(outcome.row[worker.BEST_VALUE])
+    assert found.num_clips == len(data.val)
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
+    tiny: Experiment, tmp_path: Path, own_ray_folder: Path
+) -> None:
+    experiment = tiny.override({"learning.num_epochs": 4})
+    script = [sys.executable, str(ROOT / "experiments" / "train_thermal.py"), *flags_of(experiment)]
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment(own_ray_folder), "stdout": subprocess.DEVNULL}
+    killed = subprocess.Popen([*script, "--name", "killed"], **options)
+    wait_for(lambda: checkpoint.newest(tmp_path / "runs" / "killed") is not None, killed)
+    time.sleep(0.2)  # somewhere in the second epoch, or soon after
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = len(history(tmp_path / "runs" / "killed"))
+    assert 1 <= done < 4, "killed too late to prove anything"
+    subprocess.run([*script, "--name", "killed", "--resume"], check=True, timeout=120, **options)
+    subprocess.run([*script, "--name", "whole"], check=True, timeout=120, **options)
+
+    assert history(tmp_path / "runs" / "killed") == history(tmp_path / "runs" / "whole")
+    assert experiment.run.tracking_uri is not None
+    runs = runs_in(experiment.run.tracking_uri)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"], "the resumed run is the same MLflow run"
+    client = MlflowClient(experiment.run.tracking_uri)
+    for run in runs:
+        points = client.get_metric_history(run.info.run_id, "val/loss")
+        assert [point.step for point in points] == [1, 2, 3, 4], "each epoch once"
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended too early"
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_resuming_a_complete_run_changes_nothing(tiny: Experiment, tmp_path: Path) -> None:
+    first = fit(tiny, "one")
+    before = history(tmp_path / "runs" / "one")
+    again = fit(tiny, "one", resume=True)
+    assert history(tmp_path / "runs" / "one") == before
+    assert (again.run_id, again.row[worker.BEST_VALUE]) == (first.run_id, first.row[worker.BEST_VALUE])
+    points = MlflowClient(first.tracking_uri).get_metric_history(first.run_id, "val/loss")
+    assert [point.step for point in points] == [1]
+
+
+def test_a_failing_run_is_marked_as_failed(tiny: Experiment) -> None:
+    with pytest.raises(FloatingPointError, match=r"learning\.lr"):
+        fit(tiny.override({"learning.lr": 1e30, "learning.max_grad_norm": 1e30}), "one")
+    assert tiny.run.tracking_uri is not None
+    (run,) = runs_in(tiny.run.tracking_uri)
+    assert run.info.status == "FAILED"
+
+
+def without_batch_norm(config: Any) -> slowfast.SlowFast:
+    """A SlowFast whose clips do not influence one another: BatchNorm sees a worker's share, GroupNorm one clip."""
+    model = BUILD(config)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm3d):
+                setattr(module, name, nn.GroupNorm(1, child.num_features))
+    return model
+
+
+BUILD = slowfast.build
+
+
+def train_share(rank: int, num_workers: int, experiment_json: str, folder: str) -> None:
+    """One of the processes of a gloo group, as Ray Train would start them."""
+    torch.set_num_threads(1)
+    worker.slowfast.build = without_batch_norm
+    if num_workers > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", world_size=num_workers, rank=rank)
+    rows: list[worker.Row] = []
+    place = worker.Place(rank=rank, num_workers=num_workers)
+    worker.train(Experiment.from_json(experiment_json), Path(folder) / "run", "val/top1", rows.append, place)
+    Path(folder, f"rows-{rank}.json").write_text(json.dumps(rows))
+    if num_workers > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(tiny: Experiment, tmp_path: Path) -> None:
+    # 34 samples in batches of 8 are 4 steps an epoch: 20 steps in 5 epochs, augmentation included.
+    experiment = tiny.override({"learning.num_epochs": 5, "learning.lr": 0.001, "model.dropout": 0.0})
+    losses: dict[int, list[float]] = {}
+    for num_workers in (1, 2):
+        folder = tmp_path / str(num_workers)
+        folder.mkdir()
+        shared = experiment.override({"run.num_workers": num_workers})
+        torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+            train_share, (num_workers, shared.to_json(), str(folder)), nprocs=num_workers
+        )
+        rows = [json.loads((folder / f"rows-{rank}.json").read_text()) for rank in range(num_workers)]
+        for name in ("train/loss", "val/loss", "val/top1", "val/num_samples"):
+            assert [row[name] for row in rows[0]] == [row[name] for row in rows[-1]], "all ranks report the sums"
+        losses[num_workers] = [row["train/loss"] for row in rows[0]]
+        assert {row["val/num_samples"] for row in rows[0]} == {32}, "each validation sample once"
+    assert len(losses[1]) == 5
+    # Only the order of additions differs; it grows from 1e-7 over the steps.
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[1][-1] != pytest.approx(losses[1][0], rel=1e-2), "nothing was learnt, so nothing was compared"
