@@ -9,6 +9,7 @@ import difflib
 import functools
 import json
 import logging
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -133,11 +134,12 @@ def field_types() -> dict[str, Any]:
 def _unknown_field(name: str) -> str:
     valid = list(field_types())
     # Many people type the last part only ("lr"), so that part is compared as well.
-    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.6) or [
-        known
-        for known in valid
-        if difflib.SequenceMatcher(None, known.split(".")[1], name.split(".")[-1]).ratio() > 0.7
-    ]
+    last = name.split(".")[-1]
+    near = (
+        [known for known in valid if known.split(".")[1] == last]
+        or difflib.get_close_matches(name, valid, n=3, cutoff=0.6)
+        or [known for known in valid if difflib.SequenceMatcher(None, known.split(".")[1], last).ratio() > 0.7]
+    )
     remedy = f"did you mean {' or '.join(near)}?" if near else f"valid names: {', '.join(valid)}."
     return f"`{name}` is no field of an experiment; {remedy}"
 
@@ -148,8 +150,9 @@ def _as_type(name: str, value: object, annotation: Any) -> Value:
         value = value.item()  # pyright: ignore[reportAttributeAccessIssue]
     options = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
-        if value in options:
-            return typing.cast(Value, value)
+        for option in options:
+            if value == option:  # the option itself: 50.0 equals 50 and is not it
+                return typing.cast(Value, option)
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, options))}.")
     accepted = options if isinstance(annotation, types.UnionType) else (annotation,)
     if value is None and type(None) in accepted:
@@ -159,7 +162,7 @@ def _as_type(name: str, value: object, annotation: Any) -> Value:
             return value
     elif float in accepted and isinstance(value, int | float):
         return float(value)
-    elif int in accepted and isinstance(value, int | float) and int(value) == value:
+    elif int in accepted and isinstance(value, int | float) and math.isfinite(value) and int(value) == value:
         return int(value)
     elif str in accepted and isinstance(value, str):
         return value

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,22 +28,32 @@ def real_root() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_in(made_up_root: Path) -> Callable[[Path], Experiment]:
+    """The smallest experiment that trains, in a folder: an eighth of the width, 8 frames of 20 x 30 pixels, one epoch."""
+
+    def make(folder: Path) -> Experiment:
+        return LAPTOP.override(
+            {
+                "data.root": str(made_up_root),
+                "data.clip_len": 8,
+                "data.height": 20,
+                "data.width": 30,
+                "model.width": 0.125,
+                "learning.num_epochs": 1,
+                "learning.batch_size": 8,
+                "run.storage": str(folder / "runs"),
+                "run.tracking_uri": f"sqlite:///{folder}/mlflow.db",
+            }
+        )
+
+    return make
+
+
 @pytest.fixture
-def tiny(made_up_root: Path, tmp_path: Path) -> Experiment:
-    """The smallest experiment that trains: an eighth of the width, 8 frames of 20 x 30 pixels, one epoch."""
-    return LAPTOP.override(
-        {
-            "data.root": str(made_up_root),
-            "data.clip_len": 8,
-            "data.height": 20,
-            "data.width": 30,
-            "model.width": 0.125,
-            "learning.num_epochs": 1,
-            "learning.batch_size": 8,
-            "run.storage": str(tmp_path / "runs"),
-            "run.tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
-        }
-    )
+def tiny(tiny_in: Callable[[Path], Experiment], tmp_path: Path) -> Experiment:
+    """`tiny_in` this test's own folder."""
+    return tiny_in(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
 """The floors and the doors of the house: reads every import and names the line that breaks a rule.
 
-    roof          experiments, benchmarks --> search_spaces
-    first floor   slowfast_ray.running
-    landing       slowfast_ray.experiment
-    ground        slowfast_ray.data   slowfast_ray.model   slowfast_ray.learning     (never one another)
+roof          experiments, benchmarks --> search_spaces
+first floor   slowfast_ray.running
+landing       slowfast_ray.experiment
+ground        slowfast_ray.data   slowfast_ray.model   slowfast_ray.learning     (never one another)
 """
 
 import ast

@@ -55,11 +55,13 @@ def read(path: Path) -> Annotations:
         raise ValueError(f"The annotation file {path} must hold a JSON object with images, annotations and categories.")
 
     categories = _unique(content, "categories", path)
+    if len({type(category_id) for category_id in categories}) > 1:
+        raise ValueError(f"The ids of categories must be all numbers or all text in {path}.")
     index_of_category = {category_id: index for index, category_id in enumerate(sorted(categories))}
     votes_by_image: dict[str, Counter[int]] = {image_id: Counter() for image_id in _unique(content, "images", path)}
     for position, annotation in enumerate(_list(content, "annotations", path)):
         place = f"annotations[{position}] of {path}"
-        image_id, category_id = _field(annotation, "image_id", place), _field(annotation, "category_id", place)
+        image_id, category_id = _id(annotation, "image_id", place), _id(annotation, "category_id", place)
         if category_id not in index_of_category:
             raise ValueError(
                 f"Every category must be listed, but {place} has category_id {category_id!r}; "
@@ -78,7 +80,7 @@ def read(path: Path) -> Annotations:
         num_ties += is_tie
         place = f"images[{position}] of {path}"
         keyframe = _field(image, "frame_idx", place)
-        if not isinstance(keyframe, int):
+        if type(keyframe) is not int:  # a bool is an int as well
             raise ValueError(f"`frame_idx` must be a whole number, but is {keyframe!r} in {place}.")
         samples.append(Sample(str(image["id"]), str(_field(image, "sensor_id", place)), keyframe, label))
     if not samples:
@@ -113,11 +115,18 @@ def _field(entry: Any, key: str, place: str) -> Any:
     return entry[key]
 
 
+def _id(entry: Any, key: str, place: str) -> int | str:
+    value = _field(entry, key, place)
+    if not isinstance(value, int | str):
+        raise ValueError(f"`{key}` must be a whole number or text, but is {value!r} in {place}.")
+    return value
+
+
 def _unique(content: dict[str, Any], key: str, path: Path) -> dict[Any, Any]:
     """The entries of list `key` by their `id`, none of them twice."""
     by_id: dict[Any, Any] = {}
     for position, entry in enumerate(_list(content, key, path)):
-        entry_id = _field(entry, "id", f"{key}[{position}] of {path}")
+        entry_id = _id(entry, "id", f"{key}[{position}] of {path}")
         if entry_id in by_id:
             raise ValueError(f"Every id must be unique, but {entry_id!r} stands twice in {key} of {path}.")
         by_id[entry_id] = entry

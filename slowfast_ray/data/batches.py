@@ -10,6 +10,7 @@ Shapes: B clips of this worker, S samples of a split, T frames, H and W height a
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from slowfast_ray.data import augment, clips
@@ -84,6 +85,6 @@ class Batches:
         )
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
-        # manual_seed mixes poorly between neighbouring seeds of few bits, hence the large odd factors.
-        mixed = (self._seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
-        return torch.Generator().manual_seed(mixed)
+        # Torch seeds its CPU generator with 32 bits; SeedSequence mixes three numbers well into them.
+        (mixed,) = np.random.SeedSequence([self._seed, epoch, step]).generate_state(1)
+        return torch.Generator().manual_seed(int(mixed))

@@ -40,7 +40,7 @@ def read(path: Path) -> Recording:
     try:
         with h5py.File(path) as file:
             frames_NHW = _read_frames(file, path)
-    except OSError as error:  # what h5py raises for a truncated file and for one that is no HDF5
+    except (OSError, RuntimeError, KeyError, TypeError) as error:  # truncated, foreign, damaged
         raise ValueError(
             f"The recording {path} cannot be read as HDF5 ({error}); it may be truncated: copy it again."
         ) from error

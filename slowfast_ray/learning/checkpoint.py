@@ -12,6 +12,7 @@ the newest epoch and the best one stay. Nothing here unpickles objects.
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,10 +57,12 @@ def save(folder: Path, learner: Learner, progress: Progress, experiment_json: st
     for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-    shutil.rmtree(final, ignore_errors=True)  # from a run that stopped between saving and reporting
+    if final.exists():  # from a run that stopped between saving and reporting; out of sight before it is half deleted
+        final.rename(folder / f".{final.name}.0")
     unfinished.rename(final)
-    for other in (*folder.glob("epoch-*"), *folder.glob(".epoch-*")):
-        if other not in (final, path(folder, progress.best_epoch)):
+    keep = (final, path(folder, progress.best_epoch))
+    for other in folder.iterdir():
+        if re.fullmatch(r"epoch-\d{3,}|\.epoch-\d{3,}\.\d+", other.name) and other.is_dir() and other not in keep:
             shutil.rmtree(other)
     return final
 
@@ -71,21 +74,26 @@ def path(folder: Path, epoch: int) -> Path:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch, or None where there is none yet."""
-    return max(folder.glob("epoch-*"), key=lambda each: int(each.name.removeprefix("epoch-")), default=None)
+    found = (each for each in folder.glob("epoch-*") if re.fullmatch(r"epoch-\d{3,}", each.name) and each.is_dir())
+    return max(found, key=lambda each: int(each.name.removeprefix("epoch-")), default=None)
 
 
 def read_progress(checkpoint: Path) -> Progress:
     """The progress of a checkpoint, without its weights. Raises ValueError for another format version."""
     try:
         values: dict[str, Any] = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        version = values.get("format_version")
+    except (OSError, ValueError, AttributeError) as error:  # no file, no text or no JSON, no object
         raise ValueError(f"{checkpoint} is no checkpoint folder, or a damaged one: {error}.") from error
-    if values.get("format_version") != FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"The checkpoint {checkpoint} has format version {values.get('format_version')}, but this version of "
+            f"The checkpoint {checkpoint} has format version {version}, but this version of "
             f"slowfast_ray reads {FORMAT_VERSION}."
         )
-    return Progress(**values)
+    try:
+        return Progress(**values)
+    except TypeError as error:
+        raise ValueError(f"{checkpoint} is a damaged checkpoint folder: {error}.") from error
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
@@ -101,10 +109,13 @@ def load(checkpoint: Path, learner: Learner) -> Progress:
     progress = read_progress(checkpoint)
     load_weights(checkpoint, learner.model)
     device = next(learner.model.parameters()).device
-    state = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(state["optimizer"])
-    learner.scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["cpu_generator"])
+    try:
+        state = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["cpu_generator"])
+    except Exception as error:  # torch meets a damaged or foreign file with half a dozen kinds
+        raise ValueError(f"The training state of {checkpoint} cannot be loaded: {error}") from error
     if device.type == "cuda" and "cuda_generator" in state:
         torch.cuda.set_rng_state(state["cuda_generator"], device)
     learner.num_epochs_done = progress.epoch

@@ -14,7 +14,7 @@ class LearningConfig:
     batch_size: int = 8
     """Clips in one step of the optimiser, over all workers [clips]."""
 
-    num_epochs: int = 20
+    num_epochs: int = 15
     """Passes over the training set [epochs]."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -32,7 +32,7 @@ class LearningConfig:
     max_grad_norm: float = 40.0
     """Gradients longer than this are shortened to it [L2 norm]. The published SlowFast recipes clip at 40."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
     """Share of each target that is spread over all classes, in training only [fraction]."""
 
     class_weights: Literal["none", "inverse_frequency"] = "none"
@@ -42,6 +42,13 @@ class LearningConfig:
     """bf16: activations in bfloat16 by autocast, weights in float32."""
 
     def __post_init__(self) -> None:
+        for name, valid in (
+            ("optimizer", ("sgd", "adamw")),
+            ("class_weights", ("none", "inverse_frequency")),
+            ("precision", ("fp32", "bf16")),
+        ):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"`learning.{name}` (={getattr(self, name)!r}) must be one of {', '.join(valid)}.")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"`learning.lr` (={self.lr}) must be above 0; try 0.05.")
         for name in ("batch_size", "num_epochs"):

@@ -99,6 +99,10 @@ def epochs(
             )
         _average_buffers(learner.model)
         val_counts = evaluate(learner.model, batches, config).over_workers()
+        if not math.isfinite(val_counts.loss()):
+            raise FloatingPointError(
+                f"The validation loss became {val_counts.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
+            )
         learner.num_epochs_done = epoch
         yield EpochResult(
             epoch=epoch,
@@ -125,7 +129,7 @@ def _train(
     total: Counts | None = None
     for batch in batches.train(epoch):
         with _autocast(batch.clip_B1THW.device, config):
-            logits_BK = trained(batch.clip_B1THW.contiguous(memory_format=torch.channels_last_3d))
+            logits_BK = trained(batch.clip_B1THW)
         loss_B = loss.per_clip(logits_BK, batch.label_B, weights_K, config.label_smoothing)
         learner.optimizer.zero_grad(set_to_none=True)
         loss_B.mean().backward()
@@ -145,7 +149,7 @@ def evaluate(model: nn.Module, batches: Batches, config: LearningConfig) -> Coun
     total: Counts | None = None
     for batch in batches.val():
         with _autocast(batch.clip_B1THW.device, config):
-            logits_BK = model(batch.clip_B1THW.contiguous(memory_format=torch.channels_last_3d))
+            logits_BK = model(batch.clip_B1THW)
         total = total or Counts.zero(logits_BK.shape[1], logits_BK.device)
         total.add(logits_BK, batch.label_B, counts.cross_entropy(logits_BK, batch.label_B))
     assert total is not None, "a split has at least one sample a worker"

@@ -27,8 +27,6 @@ _ON_ONE_MACHINE = {
     # A worker group's reports are collected once an interval; the default of 2 s is felt with epochs of seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Threads of OpenMP that wait by spinning made training 30 times slower when another program took one of two cores.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,14 +158,15 @@ def test_it_takes_clips_of_any_size(num_frames: int, height: int, width: int) ->
     assert found_BK.isfinite().all()
 
 
-def test_the_slow_pathway_takes_every_alpha_th_frame() -> None:
-    model = build(TINY)
+@pytest.mark.parametrize("alpha", [1, 3, 4, 8])
+def test_the_slow_pathway_takes_every_alpha_th_frame(alpha: int) -> None:
+    model = build(replace(TINY, alpha=alpha))
     seen: dict[int, torch.Tensor] = {}
     for pathway, stem in enumerate(model.blocks[0].multipathway_blocks):  # pyright: ignore
         stem.register_forward_hook(lambda _, inputs, __, pathway=pathway: seen.__setitem__(pathway, inputs[0]))
-    clip_B1THW = some_clips(12)
+    clip_B1THW = some_clips(24)
     logits(model, clip_B1THW)
-    assert torch.equal(seen[0], clip_B1THW[:, :, [0, 4, 8]])
+    assert torch.equal(seen[0], clip_B1THW[:, :, list(range(0, 24, alpha))])
     assert torch.equal(seen[1], clip_B1THW)
 
 
