@@ -30,7 +30,7 @@ def real_root() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_in(made_up_root: Path) -> Callable[[Path], Experiment]:
-    """The smallest experiment that trains, in a folder: an eighth of the width, 8 frames of 20 x 30 pixels, one epoch."""
+    """The smallest experiment that trains, in a folder: width 1/8, 8 frames of 20 x 30 pixels, one epoch."""
 
     def make(folder: Path) -> Experiment:
         return LAPTOP.override(

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 DEAD_BELOW_CELSIUS = -100.0
-"""A pixel colder than this was not measured: the sensor writes -273.15 (0 K) for it."""
+"""A pixel colder than this was not measured: the sensor writes -273.2 for it, 0 K in its steps of 0.1."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def read(path: Path) -> Recording:
 
 def _read_frames(file: h5py.File, path: Path) -> np.ndarray:
     frames = file.get("frames")
+    if "frames" in file and not isinstance(frames, h5py.Dataset):
+        raise ValueError(f"`frames` must be a dataset, but is another thing, or damaged, in {path}; copy it again.")
     if not isinstance(frames, h5py.Dataset):
         raise ValueError(
             f"A recording needs a dataset `frames`, but {path} holds only: {', '.join(file) or 'nothing'}."

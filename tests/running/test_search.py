@@ -128,8 +128,9 @@ def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_thei
     # Two workers take both CPUs: after a trial was stopped early, the next can only start once its group was freed,
     # which Ray itself does not do without its dashboard.
     experiment = tiny.override({"learning.num_epochs": 4, "run.num_workers": 2})
-    result = search(experiment, {"learning.lr": tune.choice([0.05, 1e-7])}, num_trials=3)
-    assert [trial.state for trial in result.trials][0] == "finished"
+    space = {"learning.lr": tune.choice([0.05, 1e-7])}
+    result = search(experiment, space, num_trials=3, metric="val/loss")
+    assert result.trials[0].state == "finished"
     assert "pruned" in [trial.state for trial in result.trials[:2]], "or nothing was proved"
     for trial in result.trials:
         assert trial.row is not None
