@@ -14,7 +14,7 @@ class LearningConfig:
     batch_size: int = 8
     """Clips in one step of the optimiser, over all workers [clips]."""
 
-    num_epochs: int = 15
+    num_epochs: int = 12
     """Passes over the training set [epochs]."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

@@ -104,6 +104,7 @@ def epochs(
                 f"The validation loss became {val_counts.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
             )
         learner.num_epochs_done = epoch
+        epoch_seconds = time.perf_counter() - started
         yield EpochResult(
             epoch=epoch,
             metrics={
@@ -111,6 +112,7 @@ def epochs(
                 counts.TRAIN_TOP1: train_counts.top1(),
                 counts.TRAIN_LR: lr,
                 counts.TRAIN_CLIPS_PER_SECOND: train_counts.num_clips / seconds,
+                counts.EPOCH_SECONDS: epoch_seconds,
                 **counts.validation_metrics(val_counts),
             },
             confusion_KK=val_counts.confusion_KK.cpu(),

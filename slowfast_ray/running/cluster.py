@@ -22,6 +22,7 @@ _QUIET = {
     # Tune's own CSV, JSON and TensorBoard files repeat what MLflow holds.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box even when told to be silent
 }
 _ON_ONE_MACHINE = {
     # A worker group's reports are collected once an interval; the default of 2 s is felt with epochs of seconds.

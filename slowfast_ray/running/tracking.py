@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, ViewType

@@ -89,7 +89,7 @@ def _tuner(
                 mode=mode,
                 # Beyond the last epoch: ASHA kills what reaches max_t, and a finished trial shall end by itself.
                 max_t=num_epochs + 1,
-                grace_period=max(1, num_epochs // 4),
+                grace_period=max(1, num_epochs // 3),
                 reduction_factor=3,
             ),
             num_samples=config.num_trials,
