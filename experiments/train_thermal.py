@@ -8,9 +8,6 @@ Expected  TODO
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
 """
 
-import rich
-from rich.markup import escape
-
 from slowfast_ray.running import commands, preflight, trainer, worker
 from slowfast_ray.running.commands import TrainFlags
 from slowfast_ray.running.progress import TrainView
@@ -22,18 +19,16 @@ def main() -> None:
     with commands.bad_input_exits():
         ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
     if flags.experiment.data.root is None:
-        rich.print("No --data.root: training on the built-in, made-up dataset.")
-    rich.print(escape(f"{ready.summary}."))
+        print("No --data.root: training on the built-in, made-up dataset.")
+    print(f"{ready.summary}.")
     try:
         with TrainView(flags.name, ready.experiment.learning.num_epochs) as view:
             outcome = trainer.fit(ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update)
     except KeyboardInterrupt:
         print(f"Interrupted. Go on with the same command and --name {flags.name} --resume.")
         raise SystemExit(commands.EXIT_INTERRUPTED) from None
-    rich.print(
-        f"Best {flags.metric}: [bold]{outcome.row[worker.BEST_VALUE]:.4f}[/], the best of its epochs on the validation "
-        f"split (epoch {outcome.row[worker.BEST_EPOCH]})"
-    )
+    best_epoch = outcome.row[worker.BEST_EPOCH]
+    print(f"Best {flags.metric}: {outcome.row[worker.BEST_VALUE]:.4f}, at its best epoch, {best_epoch}")
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     print(f"Compare runs:  {commands.mlflow_command(outcome.tracking_uri)}")
 

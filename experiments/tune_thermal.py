@@ -7,7 +7,6 @@ Expected  TODO
 """
 
 import rich
-from rich.markup import escape
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL
@@ -22,8 +21,8 @@ def main() -> None:
     with commands.bad_input_exits():
         ready = tuner.check(flags.experiment, THERMAL, flags.search, name=flags.name)
     if flags.experiment.data.root is None:
-        rich.print("No --data.root: searching on the built-in, made-up dataset.")
-    rich.print(escape(f"{ready.summary}."))
+        print("No --data.root: searching on the built-in, made-up dataset.")
+    print(f"{ready.summary}.")
     result = tuner.search(ready, THERMAL, flags.search, verbose=flags.verbose)
     show(result, flags)
     if result.interrupted:
@@ -35,14 +34,14 @@ def main() -> None:
 def show(result: SearchResult, flags: TuneFlags) -> None:
     """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
     table = Table(title=f"{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
-    for column in ("trial", "state", "epochs", f"best {flags.search.metric}", "in epoch", "minutes", "configuration"):
+    for column in ("trial", "state", flags.search.metric, "epoch", "min", *(name.split(".")[1] for name in THERMAL)):
         table.add_column(column)
     for trial in best_first(result.trials, flags.search.metric)[:10]:
-        epochs = ("0", "-", "-") if trial.row is None else (
-            str(trial.row[worker.EPOCH]), f"{trial.best_value:.4f}", str(trial.row[worker.BEST_EPOCH])
-        )  # fmt: skip
-        described = search_space.describe(trial.sample)
-        table.add_row(trial.name, trial.state, *epochs, f"{trial.seconds / 60:.1f}", described)
+        score, epoch = "-", "0"
+        if trial.row is not None:
+            score, epoch = f"{trial.best_value:.4f}", f"{trial.row[worker.BEST_EPOCH]} of {trial.row[worker.EPOCH]}"
+        values = (search_space.describe_value(trial.sample[name]) for name in THERMAL)
+        table.add_row(trial.name, trial.state, score, epoch, f"{trial.seconds / 60:.1f}", *values)
     rich.print(table)
     if result.interrupted:
         rich.print("The search was interrupted; what was done is in MLflow.")
@@ -50,10 +49,7 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
         again = commands.command_again(result.best.experiment, flags.preset)
-        rich.print(
-            f"Best {flags.search.metric}: [bold]{result.best.best_value:.4f}[/], {result.best.name} at the best of its "
-            f"epochs on the validation split (epoch {result.best.row[worker.BEST_EPOCH]})"
-        )
+        print(f"Best {flags.search.metric}:    {result.best.best_value:.4f} by {result.best.name}, at its best epoch")
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
         print(f"Train it again:   {commands.program()} experiments/train_thermal.py {again}")
     print(f"Compare trials:   {commands.mlflow_command(result.tracking_uri)}")

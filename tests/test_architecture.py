@@ -37,7 +37,7 @@ DOORS = {
     "torchvision": set(),
     "mlflow": {"slowfast_ray/running/tracking.py"},
     "optuna": {"slowfast_ray/running/searcher.py"},
-    "tyro": {"slowfast_ray/running/commands.py"},
+    "tyro": {"slowfast_ray/running/commands.py", "benchmarks/"},
     "ray": {"slowfast_ray/running/", "search_spaces/"},
     "pickle": set(),
     "cloudpickle": set(),

@@ -70,7 +70,9 @@ def _holds(domain: Any, value: Any) -> bool:
 
 def describe(sample: dict[str, Any]) -> str:
     """A sample in a few words: `lr=0.012 batch_size=8`."""
-    return " ".join(
-        f"{name.split('.')[1]}={value:.3g}" if isinstance(value, float) else f"{name.split('.')[1]}={value}"
-        for name, value in sample.items()
-    )
+    return " ".join(f"{name.split('.')[1]}={describe_value(value)}" for name, value in sample.items())
+
+
+def describe_value(value: object) -> str:
+    """A number to three digits, anything else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
