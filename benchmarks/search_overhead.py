@@ -1,9 +1,9 @@
 """What does a trial cost beside its training?
 
-Runs the same tiny search twice, one trial after the other: once with trials of one worker, which train in the trial's own
-process, used again for the next trial; once with trials of two workers, each a Ray Train group (a TorchTrainer). Overhead
-is the time from the first trial's start to the last one's end, less the seconds that the epochs themselves report,
-divided by the trials: starting processes, importing, building, checkpoints, reporting, MLflow.
+Runs the same tiny search twice, one trial after the other: once with trials of one worker, which train in the trial's
+own process, used again for the next trial; once with trials of two workers, each a Ray Train group (a TorchTrainer).
+Overhead is the time from the first trial's start to the last one's end, less the seconds that the epochs themselves
+report, divided by the trials: starting processes, importing, building, checkpoints, reporting, MLflow.
 
 Run       python benchmarks/search_overhead.py
 Cost      about 3 minutes on two cores

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,10 +77,17 @@ def connected(*, num_workers: int, verbose: bool) -> Iterator[None]:
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
             options |= {"dashboard_port": port}
         ray.init(address="local", include_dashboard=num_workers > 1, **options)
+    end_by_sigterm_as_by_ctrl_c()  # Ray has just put its own handler there, which leaves without a word
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def end_by_sigterm_as_by_ctrl_c() -> None:
+    """Batch systems end a job with SIGTERM: as clean an end as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
@@ -75,8 +74,7 @@ def parse(kind: type[Flags], description: str, arguments: Sequence[str] | None =
         defaults = kind(preset=preset, name=name, experiment=PRESETS[preset])
         flags = tyro.cli(kind, args=arguments, default=defaults, description=description)
     quiet_logs(verbose=flags.verbose)
-    # Batch systems end a job with SIGTERM: as clean an end as Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    cluster.end_by_sigterm_as_by_ctrl_c()
     return flags
 
 

@@ -1,5 +1,6 @@
 """What the terminal shows: one quiet live view where there is a terminal, one line an event where there is none."""
 
+import math
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -27,6 +28,7 @@ class SearchView:
         self._console = Console()
         self._trials: list[Trial] = []
         self._best: Trial | None = None
+        self._best_value = math.nan
         self._said: dict[str, str] = {}
         # A function, not a value: the clock moves between events.
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
@@ -45,8 +47,12 @@ class SearchView:
 
     def update(self, trials: Sequence[Trial], best: Trial | None) -> None:
         """Something happened to a trial."""
+        improved = best is not None and (self._best is None or best.best_value != self._best_value)
         self._trials, self._best = list(trials), best
+        self._best_value = math.nan if best is None else best.best_value
         if not self._console.is_terminal:
+            if improved and best is not None:
+                self.say(f"[{self._elapsed()}] best so far: {self._score(best)} by {best.name}, epoch {_epochs(best)}")
             self._say_what_changed()
 
     def say(self, line: str) -> None:
@@ -59,8 +65,11 @@ class SearchView:
             if self._said.get(trial.name) != state:
                 self._said[trial.name] = state
                 scored = "" if trial.row is None else f" after {_epochs(trial)} epochs, {self._score(trial)}"
-                self.say(f"[{_clock(time.monotonic() - self._started)}] {trial.name} {state}{scored} "
-                         f"({search_space.describe(trial.sample)})")  # fmt: skip
+                described = search_space.describe(trial.sample)
+                self.say(f"[{self._elapsed()}] {trial.name} {state}{scored} ({described})")
+
+    def _elapsed(self) -> str:
+        return _clock(time.monotonic() - self._started)
 
     def _score(self, trial: Trial) -> str:
         return f"{self._metric} {trial.best_value:.4f}"

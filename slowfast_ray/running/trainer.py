@@ -106,6 +106,8 @@ def _fit_on_workers(ready: Ready, objective: str, note: Callable[[Row], None], *
         consumer.start()
         try:
             on_workers(ready.experiment, ready.folder, objective, slots, [ForwardRows(rows)])
+        except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
+            raise KeyboardInterrupt from leaving
         finally:
             rows.put(None)
             consumer.join()

@@ -95,7 +95,10 @@ def train(
     weights_K = None
     if experiment.learning.class_weights == "inverse_frequency":
         weights_K = loss.inverse_frequency(data.train.labels_S, len(data.classes)).to(place.device)
-    trained = DistributedDataParallel(model) if place.num_workers > 1 else None
+    trained = None
+    if place.num_workers > 1:
+        # BatchNorm keeps each worker's own statistics; the loop averages them before it evaluates.
+        trained = DistributedDataParallel(model, broadcast_buffers=False)
     for result in loop.epochs(learner, batches, experiment.learning, weights_K, trained):
         _note(progress, result)
         if place.rank == 0:
