@@ -31,8 +31,7 @@ EXIT_INTERRUPTED = 130
 @dataclass(frozen=True, kw_only=True)
 class _Flags:
     preset: Preset = "laptop"
-    """Starting point: laptop (quarter width, 40 x 60) or gpu (R50, full width, 256 x 384, bf16). Without the flag: gpu
-    where a GPU is found, here or in the cluster that RAY_ADDRESS names."""
+    """laptop: quarter width, 40 x 60; gpu: R50, full width, 256 x 384, bf16. Without the flag, gpu where there is one."""
 
     name: str = ""
     """Name of the run: its folder in run.storage and its entry in MLflow. Without the flag: one made from the time."""
@@ -64,15 +63,15 @@ class TuneFlags(_Flags):
 Flags = TypeVar("Flags", TrainFlags, TuneFlags)
 
 
-def parse(kind: type[Flags], description: str, arguments: Sequence[str] | None = None) -> Flags:
-    """The flags of a script; ends the program with code 2 and one clear error where they are wrong."""
+def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = None) -> Flags:
+    """The flags of a script, whose docstring opens with its question; ends the program with code 2 and one clear error where they are wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with bad_input_exits():
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         defaults = kind(preset=preset, name=name, experiment=PRESETS[preset])
-        flags = tyro.cli(kind, args=arguments, default=defaults, description=description)
+        flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     cluster.end_by_sigterm_as_by_ctrl_c()
     return flags

@@ -27,7 +27,7 @@ from slowfast_ray.experiment import Experiment
 log = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-SECONDS_TO_ANSWER = 8.0
+SECONDS_TO_ANSWER = 5.0
 """A tracking server that is silent for so long is reported as not answering."""
 STATE = "slowfast_ray.state"
 """Tag: finished, pruned, failed, or stopped (by Ctrl-C or the end of the time budget). MLflow's own status knows no

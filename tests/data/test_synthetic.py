@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from slowfast_ray.data import synthetic
+from slowfast_ray.data import scenes, synthetic
 
 # Legend: N frames of a recording, H rows, W columns.
 
@@ -81,7 +81,7 @@ def test_recordings_have_the_real_format(root: Path) -> None:
 def test_annotations_have_the_real_format(root: Path, frames: Frames, annotations: dict) -> None:
     ids: list[int] = []
     for content in annotations.values():
-        assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(synthetic.CLASSES)]
+        assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(scenes.CLASSES)]
         image_ids = [image["id"] for image in content["images"]]
         assert len(set(image_ids)) == len(image_ids)
         assert {a["image_id"] for a in content["annotations"]} == set(image_ids)
@@ -92,7 +92,7 @@ def test_annotations_have_the_real_format(root: Path, frames: Frames, annotation
             assert 0 <= image["frame_idx"] < len(timestamps)
             assert image["timestamp"] == timestamps[image["frame_idx"]]
         for annotation in content["annotations"]:
-            assert annotation["category_name"] == synthetic.CLASSES[annotation["category_id"]]
+            assert annotation["category_name"] == scenes.CLASSES[annotation["category_id"]]
             assert set(annotation) == {
                 *("id", "image_id", "category_id", "category_name"),
                 *("object_id", "bbox", "attribute_obscured"),
@@ -100,8 +100,8 @@ def test_annotations_have_the_real_format(root: Path, frames: Frames, annotation
             ids.append(annotation["id"])
     assert ids == list(range(len(ids)))
     mapping = json.loads((root / "annotations" / "class_mapping.json").read_text())
-    assert mapping["classes"] == list(synthetic.CLASSES)
-    assert mapping["class_to_id"] == {name: i for i, name in enumerate(synthetic.CLASSES)}
+    assert mapping["classes"] == list(scenes.CLASSES)
+    assert mapping["class_to_id"] == {name: i for i, name in enumerate(scenes.CLASSES)}
 
 
 def test_boxes_lie_inside_the_picture_and_hold_warm_pixels(frames: Frames, annotations: dict) -> None:
@@ -145,10 +145,10 @@ def test_classes_are_imbalanced_and_occur_in_both_splits(annotations: dict) -> N
         assert len(content["images"]) == num_samples
         counts = Counter(annotation["category_id"] for annotation in content["annotations"])
         assert set(counts) == set(range(6))
-        dominant = counts[synthetic.STANDING] + counts[synthetic.LYING]
+        dominant = counts[scenes.STANDING] + counts[scenes.LYING]
         assert dominant > 0.5 * counts.total()
-        assert counts[synthetic.FALLING] >= (8 if split == "train" else 3)
-        assert counts[synthetic.FALLING] < 0.15 * counts.total()
+        assert counts[scenes.FALLING] >= (8 if split == "train" else 3)
+        assert counts[scenes.FALLING] < 0.15 * counts.total()
 
 
 def test_a_few_keyframes_show_two_people(annotations: dict) -> None:
@@ -197,12 +197,12 @@ def body_changes(frames: Frames, content: dict, action: int) -> np.ndarray:
 def test_motion_tells_the_actions_apart(frames: Frames, annotations: dict) -> None:
     content = annotations["train"]
     moved_px, grown = np.transpose([body_changes(frames, content, action) for action in range(6)])
-    assert moved_px[synthetic.WALKING] > 3 * moved_px[synthetic.STANDING]
-    assert moved_px[synthetic.STANDING] > 2 * moved_px[synthetic.SITTING]
-    assert moved_px[synthetic.LYING] < 0.5
-    assert grown[synthetic.FALLING] > 30
-    assert grown[synthetic.SITTING_DOWN] < -15
-    for action in (synthetic.STANDING, synthetic.WALKING, synthetic.SITTING, synthetic.LYING):
+    assert moved_px[scenes.WALKING] > 3 * moved_px[scenes.STANDING]
+    assert moved_px[scenes.STANDING] > 2 * moved_px[scenes.SITTING]
+    assert moved_px[scenes.LYING] < 0.5
+    assert grown[scenes.FALLING] > 30
+    assert grown[scenes.SITTING_DOWN] < -15
+    for action in (scenes.STANDING, scenes.WALKING, scenes.SITTING, scenes.LYING):
         assert abs(grown[action]) < 10
 
 
