@@ -31,7 +31,7 @@ EXIT_INTERRUPTED = 130
 @dataclass(frozen=True, kw_only=True)
 class _Flags:
     preset: Preset = "laptop"
-    """laptop: quarter width, 40 x 60; gpu: R50, full width, 256 x 384, bf16. Without the flag, gpu where there is one."""
+    """laptop: quarter width, 40 x 60; gpu: full width, 256 x 384, bf16. Without the flag, gpu where there is one."""
 
     name: str = ""
     """Name of the run: its folder in run.storage and its entry in MLflow. Without the flag: one made from the time."""
@@ -64,7 +64,10 @@ Flags = TypeVar("Flags", TrainFlags, TuneFlags)
 
 
 def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = None) -> Flags:
-    """The flags of a script, whose docstring opens with its question; ends the program with code 2 and one clear error where they are wrong."""
+    """The flags of a script, whose docstring opens with its question.
+
+    Ends the program with code 2 and one clear error where they are wrong.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with bad_input_exits():
         preset = _preset_of(arguments)
