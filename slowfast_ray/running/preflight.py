@@ -41,9 +41,11 @@ def check(experiment: Experiment, *, name: str, objective: str, resume: bool = F
     folder = storage / name
     check_folder(folder, resume=resume)
     uri = tracking.resolve_uri(experiment.run.tracking_uri)
-    tracking.check(uri)
     root = None if experiment.data.root is None else os.fspath(data.root)
     experiment = experiment.override({"data.root": root, "run.storage": os.fspath(storage), "run.tracking_uri": uri})
+    if resume:
+        check_same(experiment, objective, folder)
+    tracking.check(uri)
     return Ready(name=name, experiment=experiment, folder=folder, summary=data.summary())
 
 
@@ -58,6 +60,26 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
     if num_workers > len(data.val):
         raise ValueError(
             f"`run.num_workers` (={num_workers}) must not exceed the {len(data.val)} validation samples of {data.root}."
+        )
+
+
+def check_same(experiment: Experiment, objective: str, folder: Path) -> None:
+    """Raises ValueError where a run would be resumed as another experiment than it began as."""
+    newest = checkpoint.newest(folder)
+    assert newest is not None, "check_folder found it"
+    before = {
+        **Experiment.from_json((newest / "experiment.json").read_text(encoding="utf-8")).flatten(),
+        "metric": checkpoint.read_progress(newest).objective,
+    }
+    now = {**experiment.flatten(), "metric": objective}
+    # Where a run is written, and how many processes share it, may change; what is learnt may not.
+    free = ("run.storage", "run.tracking_uri", "run.num_workers")
+    changed = [name for name in now if now[name] != before[name] and name not in free]
+    if changed:
+        shown = ", ".join(f"`{name}` (={now[name]}, was {before[name]})" for name in changed)
+        raise ValueError(
+            f"A run is resumed as the experiment that it began as, but {shown} in {folder}; give the same flags, or "
+            "another --name."
         )
 
 

@@ -112,6 +112,14 @@ def test_resuming_a_complete_run_changes_nothing(tiny: Experiment, tmp_path: Pat
     assert [point.step for point in points] == [1]
 
 
+def test_a_run_is_not_resumed_as_another_experiment(tiny: Experiment) -> None:
+    fit(tiny, "one")
+    with pytest.raises(ValueError, match=r"`model.width` \(=0.25, was 0.125\)"):
+        fit(tiny.override({"model.width": 0.25}), "one", resume=True)
+    with pytest.raises(ValueError, match=r"`learning.num_epochs` \(=2, was 1\)"):
+        fit(tiny.override({"learning.num_epochs": 2}), "one", resume=True)
+
+
 def test_a_failing_run_is_marked_as_failed(tiny: Experiment) -> None:
     with pytest.raises(FloatingPointError, match=r"learning\.lr"):
         fit(tiny.override({"learning.lr": 1e30, "learning.max_grad_norm": 1e30}), "one")
