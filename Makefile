@@ -14,12 +14,12 @@ READY := $(VENV)/.ready
 tune: $(READY)
 	$(VENV)/bin/python experiments/tune_thermal.py
 
-test: $(READY)
-	$(VENV)/bin/python -m pytest
+test: test-fast
+	$(VENV)/bin/python -m pytest -m ray
 
 # Everything that starts no Ray: for the minutes between two thoughts.
 test-fast: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray"
+	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -2,8 +2,8 @@
 
 Runs the same tiny search twice, one trial after the other: once with trials of one worker, which train in the trial's
 own process, used again for the next trial; once with trials of two workers, each a Ray Train group (a TorchTrainer).
-Overhead is the whole search on a running Ray, less the seconds that the epochs themselves report, divided by the trials:
-starting processes, importing, building, checkpoints, reporting, MLflow, and the search's own beginning and end.
+Overhead is the whole search on a running Ray, less the seconds that the epochs themselves report, divided by the
+trials: starting processes, importing, building, checkpoints, reporting, MLflow, and the search's own beginning and end.
 
 Run       python benchmarks/search_overhead.py
 Cost      about 3 minutes on two cores

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread: sums in one order, so that runs compare bit by bit; torch reads it when it is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import LAPTOP, Experiment
 

@@ -196,7 +196,7 @@ def test_frames_of_another_kind_are_refused(tmp_path: Path, datasets: dict[str, 
 def test_a_group_named_frames_is_no_dataset(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_group("frames")
-    with pytest.raises(ValueError, match="needs a dataset `frames`"):
+    with pytest.raises(ValueError, match="`frames` must be a dataset"):
         recordings.read(tmp_path / "a.h5")
 
 

@@ -219,7 +219,7 @@ def test_every_epoch_reports_plain_finite_numbers_under_names_of_their_split() -
     batches = InMemory()
     for result in loop.epochs(start(network(), CONFIG, batches), batches, CONFIG):
         assert set(result.metrics) == {
-            *("train/loss", "train/top1", "train/lr", "train/clips_per_second"),
+            *("train/loss", "train/top1", "train/lr", "train/clips_per_second", "epoch/seconds"),
             *("val/loss", "val/top1", "val/top5", "val/mean_class", "val/num_samples"),
         }
         for name, value in result.metrics.items():

@@ -26,7 +26,11 @@ def history(folder: Path) -> list[dict[str, float]]:
     newest = checkpoint.newest(folder)
     assert newest is not None
     return [
-        {name: value for name, value in metrics.items() if name != counts.TRAIN_CLIPS_PER_SECOND}
+        {
+            name: value
+            for name, value in metrics.items()
+            if name not in (counts.TRAIN_CLIPS_PER_SECOND, counts.EPOCH_SECONDS)
+        }
         for metrics in checkpoint.read_progress(newest).history
     ]
 
