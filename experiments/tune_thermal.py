@@ -7,6 +7,7 @@ Expected  best val/top1 0.849 (seed 0, n = 1 search, 73 clips of the provided sp
 """
 
 import rich
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL
@@ -33,9 +34,12 @@ def main() -> None:
 
 def show(result: SearchResult, flags: TuneFlags) -> None:
     """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
-    table = Table(title=f"{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
-    for column in ("trial", "state", flags.search.metric, "epoch", "min", *(name.split(".")[1] for name in THERMAL)):
-        table.add_column(column)
+    print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("trial", "state", flags.search.metric, "epoch", "min"):
+        table.add_column(column, no_wrap=True)
+    for name in THERMAL:
+        table.add_column(name.split(".")[1].replace("_", " "))  # a narrow terminal breaks it between words
     for trial in best_first(result.trials, flags.search.metric)[:10]:
         score, epoch = "-", "0"
         if trial.row is not None:
