@@ -19,7 +19,7 @@ test: test-fast
 
 # Everything that starts no Ray: for the minutes between two thoughts.
 test-fast: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto
+	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

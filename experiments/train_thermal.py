@@ -9,7 +9,7 @@ Expected  best val/top1 0.836, at the last epoch 0.781 (seed 0, n = 1 run, 73 cl
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
 """
 
-from slowfast_ray.running import commands, preflight, trainer, worker
+from slowfast_ray.running import cluster, commands, preflight, trainer, worker
 from slowfast_ray.running.commands import TrainFlags
 from slowfast_ray.running.progress import TrainView
 
@@ -18,19 +18,23 @@ def main() -> None:
     """Checks, trains, and says what came out."""
     flags = commands.parse(TrainFlags, __doc__ or "")
     with commands.bad_input_exits():
+        cluster.check_fits(num_workers=flags.experiment.run.num_workers, max_concurrent=1)
         ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
     if flags.experiment.data.root is None:
         print("No --data.root: training on the built-in, made-up dataset.")
     print(f"{ready.summary}.")
-    try:
-        with TrainView(flags.name, ready.experiment.learning.num_epochs) as view:
+    view = TrainView(flags.name, ready.experiment.learning.num_epochs)
+    with commands.bad_input_exits(preflight.RefusedError), view:
+        try:
             outcome = trainer.fit(ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update)
-    except KeyboardInterrupt:
-        print(f"Interrupted. Go on with the same command and --name {flags.name} --resume.")
-        raise SystemExit(commands.EXIT_INTERRUPTED) from None
+        except KeyboardInterrupt:
+            print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
+            raise SystemExit(commands.EXIT_INTERRUPTED) from None
     best_epoch = outcome.row[worker.BEST_EPOCH]
     print(f"Best {flags.metric}: {outcome.row[worker.BEST_VALUE]:.4f}, at its best epoch, {best_epoch}")
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
+    if outcome.num_unsent:
+        print(f"MLflow lacks {outcome.num_unsent} entries; progress.json beside the checkpoint has the metrics.")
     print(f"Compare runs:  {commands.mlflow_command(outcome.tracking_uri)}")
 
 

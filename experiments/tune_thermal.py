@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL
-from slowfast_ray.running import commands, search_space, tuner, worker
+from slowfast_ray.running import commands, preflight, search_space, tuner, worker
 from slowfast_ray.running.commands import TuneFlags
 from slowfast_ray.running.trials import SearchResult, best_first
 
@@ -24,7 +24,8 @@ def main() -> None:
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
     print(f"{ready.summary}.")
-    result = tuner.search(ready, THERMAL, flags.search, verbose=flags.verbose)
+    with commands.bad_input_exits(preflight.RefusedError):
+        result = tuner.search(ready, THERMAL, flags.search, verbose=flags.verbose)
     show(result, flags)
     if result.interrupted:
         raise SystemExit(commands.EXIT_INTERRUPTED)
@@ -52,10 +53,12 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
     if result.best is None or result.best.row is None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
-        again = commands.command_again(result.best.experiment, flags.preset)
+        again = commands.command_again(result.best.experiment, flags.preset, flags.search.metric)
         print(f"Best {flags.search.metric}:    {result.best.best_value:.4f} by {result.best.name}, at its best epoch")
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
-        print(f"Train it again:   {commands.program()} experiments/train_thermal.py {again}")
+        print(f"Train it again:   {again}")
+    if result.num_unsent:
+        print(f"MLflow lacks {result.num_unsent} entries; every trial's progress.json in {flags.name} has its metrics.")
     print(f"Compare trials:   {commands.mlflow_command(result.tracking_uri)}")
 
 

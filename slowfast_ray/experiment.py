@@ -42,8 +42,8 @@ class RunConfig:
     """MLflow store [URI]. None: the variable MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"`run.seed` (={self.seed}) must be 0 or more; try 0.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`run.seed` (={self.seed}) must be 0 or more and below 2**32; try 0.")
         if self.num_workers < 1:
             raise ValueError(f"`run.num_workers` (={self.num_workers}) must be 1 or more; try 1.")
         if not self.storage:

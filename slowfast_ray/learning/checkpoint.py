@@ -78,6 +78,12 @@ def newest(folder: Path) -> Path | None:
     return max(found, key=lambda each: int(each.name.removeprefix("epoch-")), default=None)
 
 
+def best(folder: Path) -> Path | None:
+    """The best checkpoint of a run as it is now, or None where there is none yet."""
+    latest = newest(folder)
+    return None if latest is None else path(folder, read_progress(latest).best_epoch)
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """The progress of a checkpoint, without its weights. Raises ValueError for another format version."""
     try:

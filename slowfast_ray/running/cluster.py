@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import torch
+
+from slowfast_ray.running.preflight import RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Slots:
 
 def joined_has_gpu() -> bool:
     """Whether the cluster that RAY_ADDRESS names, if any, has a GPU."""
-    if "RAY_ADDRESS" not in os.environ:
+    if not os.environ.get("RAY_ADDRESS"):
         return False
     with connected(num_workers=1, verbose=False):
         return ray.cluster_resources().get("GPU", 0) > 0
@@ -93,18 +96,29 @@ def end_by_sigterm_as_by_ctrl_c() -> None:
 def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:
     """How many trials of `num_workers` workers run at once on the connected cluster, and what each worker gets.
 
-    Raises ValueError where not even one fits.
+    Raises RefusedError where not even one fits.
     """
     resources = ray.cluster_resources()
     num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    return _share(num_gpus, num_cpus, num_workers=num_workers, max_concurrent=max_concurrent)
+
+
+def check_fits(*, num_workers: int, max_concurrent: int | None) -> None:
+    """Raises RefusedError, without starting Ray, where this machine is too small; a cluster is asked once joined."""
+    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
+        num_gpus, num_cpus = torch.cuda.device_count(), os.cpu_count() or 1
+        _share(num_gpus, num_cpus, num_workers=num_workers, max_concurrent=max_concurrent)
+
+
+def _share(num_gpus: int, num_cpus: int, *, num_workers: int, max_concurrent: int | None) -> Slots:
     kind, available = ("GPUs", num_gpus) if num_gpus else ("CPU cores", num_cpus)
     fitting = available // num_workers
     if fitting < 1:
-        raise ValueError(
+        raise RefusedError(
             f"`run.num_workers` (={num_workers}) needs as many {kind}, but Ray sees {available}; try {available}."
         )
     if max_concurrent is not None and max_concurrent > fitting:
-        raise ValueError(
+        raise RefusedError(
             f"`search.max_concurrent` (={max_concurrent}) with `run.num_workers` (={num_workers}) needs "
             f"{max_concurrent * num_workers} {kind}, but Ray sees {available}; try {fitting}."
         )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -72,7 +73,7 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
     with bad_input_exits():
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
-        name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         defaults = kind(preset=preset, name=name, experiment=PRESETS[preset])
         flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
@@ -81,14 +82,19 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
 
 
 @contextmanager
-def bad_input_exits() -> Iterator[None]:
-    """Prints a ValueError or OSError raised inside as one error, and ends the program with code 2.
+def bad_input_exits(*kinds: type[Exception]) -> Iterator[None]:
+    """Prints an error of these kinds (by default ValueError and OSError) as one line, and ends the program with code 2.
 
-    Only checks belong inside: what fails later is a bug or an accident, and keeps its traceback.
+    Only checks belong inside: what fails later is a bug or an accident, and keeps its traceback. A run itself belongs
+    inside with the kind RefusedError only. Ctrl-C ends the program with the code that shells give it.
     """
+    accepted = kinds or (ValueError, OSError)
     try:
         yield
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        Console().print("Interrupted; what was done until then is in MLflow.")
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except accepted as error:
         Console(stderr=True).print(f"[red bold]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
 
@@ -103,13 +109,14 @@ def quiet_logs(*, verbose: bool) -> None:
         warnings.simplefilter("ignore")
 
 
-def command_again(experiment: Experiment, preset: Preset) -> str:
-    """The flags that give `experiment`, from a preset."""
+def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
+    """The command that trains `experiment` again, from the current folder."""
     own = PRESETS[preset].flatten()
     changed = {name: value for name, value in experiment.flatten().items() if own[name] != value and value is not None}
     changed.pop("model.num_classes", None)  # the dataset says
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
-    return f"--preset {preset} {flags}".strip()
+    words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))
+    return shlex.join([program(), script, "--preset", preset, "--metric", metric, *words])
 
 
 def program() -> str:
@@ -121,7 +128,7 @@ def mlflow_command(tracking_uri: str) -> str:
     """How to open the MLflow UI on a store; for a server, its address."""
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
-    return f"{program()} -m mlflow ui --backend-store-uri {tracking_uri}"
+    return shlex.join([program(), "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri])
 
 
 def _preset_of(arguments: Sequence[str]) -> Preset:

@@ -26,7 +26,7 @@ class SearchConfig:
             raise ValueError(f"`search.num_trials` (={self.num_trials}) must be 1 or more.")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ValueError(f"`search.max_concurrent` (={self.max_concurrent}) must be 1 or more, or None.")
-        if self.time_budget_min is not None and not self.time_budget_min > 0:
+        if self.time_budget_min is not None and not 0 < self.time_budget_min < float("inf"):
             raise ValueError(f"`search.time_budget_min` (={self.time_budget_min}) must be above 0, or None.")
         if self.metric not in counts.HIGHER_IS_BETTER:
             raise ValueError(f"`search.metric` (={self.metric!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")

@@ -10,6 +10,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import search_space, trainer, worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready
@@ -56,11 +57,11 @@ class Observer(tune.Callback):
     ) -> None:
         """Logs an epoch."""
         known = self._trials[trial.trial_id]
+        best_before = self._best_value()
         known.row = result
         known.placement_group = result.get(trainer.PLACEMENT_GROUP)
-        best_before = self.best()
         self._tracker.log_epoch(known.run_id, result[worker.EPOCH], trainer.metrics_of(result))
-        if best_before is None or self.best() is known:
+        if self._best_value() not in (None, best_before):
             values = {f"search/best_{self._config.metric.split('/')[1]}": known.best_value}
             self._tracker.log_epoch(self._run_id, known.number, values)
         self._show()
@@ -79,7 +80,7 @@ class Observer(tune.Callback):
         """Closes the run of a trial that raised or died."""
         path = trial.error_file
         text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else "the process died"
-        last_line = text.strip().splitlines()[-1]
+        last_line = (text.strip() or "the process died").splitlines()[-1]
         self.view.say(f"{self._trials[trial.trial_id].name} failed: {last_line}")
         self._end(self._trials[trial.trial_id], "failed", {"slowfast_ray.error": last_line[:4000]})
 
@@ -94,11 +95,29 @@ class Observer(tune.Callback):
         """The best trial so far."""
         return best_of(self._trials.values(), self._config.metric)
 
+    def _best_value(self) -> float | None:
+        best = self.best()
+        return None if best is None else best.best_value
+
     def close(self) -> None:
         """Ends what is still open: trials that ran when the search was stopped."""
         for trial in self._trials.values():
             if trial.state is None:
+                self._catch_up(trial)
                 self._end(trial, "stopped")
+
+    def _catch_up(self, trial: Trial) -> None:
+        """A worker may be epochs ahead of the rows that arrived before it was stopped; its checkpoint knows them."""
+        folder = self._ready.folder / trial.name
+        newest = checkpoint.newest(folder)
+        if newest is None:
+            return
+        progress = checkpoint.read_progress(newest)
+        seen = 0 if trial.row is None else trial.row[worker.EPOCH]
+        for epoch in range(seen + 1, progress.epoch + 1):
+            self._tracker.log_epoch(trial.run_id, epoch, progress.history[epoch - 1])
+        if progress.epoch > seen:
+            trial.row = worker.row_of(progress, folder, trial.experiment)
 
     def result(self, started: float) -> SearchResult:
         """What the search found; `started` is the second of the monotonic clock when it began."""

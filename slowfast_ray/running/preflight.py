@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,13 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.running import tracking, worker
+
+BEGUN_AS = "experiment.json"
+"""In a run's folder: the experiment that it began as."""
+
+
+class RefusedError(ValueError):
+    """What can only be refused at the start itself: a folder taken meanwhile, or a cluster that is too small."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ def check(experiment: Experiment, *, name: str, objective: str, resume: bool = F
     data = dataset.load(experiment.data.root)
     experiment = worker.with_classes(experiment, data)
     check_against(experiment, data)
+    if "://" in experiment.run.storage:
+        raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
     storage = Path(experiment.run.storage).expanduser().absolute()
     folder = storage / name
     check_folder(folder, resume=resume)
@@ -65,13 +73,11 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
 
 def check_same(experiment: Experiment, objective: str, folder: Path) -> None:
     """Raises ValueError where a run would be resumed as another experiment than it began as."""
+    before = Experiment.from_json((folder / BEGUN_AS).read_text(encoding="utf-8")).flatten()
+    now = experiment.flatten()
     newest = checkpoint.newest(folder)
-    assert newest is not None, "check_folder found it"
-    before = {
-        **Experiment.from_json((newest / "experiment.json").read_text(encoding="utf-8")).flatten(),
-        "metric": checkpoint.read_progress(newest).objective,
-    }
-    now = {**experiment.flatten(), "metric": objective}
+    if newest is not None:
+        before["metric"], now["metric"] = checkpoint.read_progress(newest).objective, objective
     # Where a run is written, and how many processes share it, may change; what is learnt may not.
     free = ("run.storage", "run.tracking_uri", "run.num_workers")
     changed = [name for name in now if now[name] != before[name] and name not in free]
@@ -84,15 +90,23 @@ def check_same(experiment: Experiment, objective: str, folder: Path) -> None:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raises unless `folder` is free and can be made, or, to resume, holds a checkpoint."""
+    """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
     if resume:
-        if checkpoint.newest(folder) is None:
-            raise ValueError(f"There is nothing to resume: {folder} holds no checkpoint; leave out --resume.")
+        if not (folder / BEGUN_AS).is_file():
+            raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
     elif folder.exists():
         raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:  # a real attempt: permission bits say little to root, and nothing of a full or read-only disk
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ValueError(f"`run.storage` cannot be written: {existing} ({error.strerror}); name another.") from error
+    tracking.check_writable(existing, "run.storage")
+
+
+def claim(ready: Ready) -> None:
+    """Makes the folder of a new run, as the one thing that two runs of one name cannot both do.
+
+    Raises RefusedError where another run was faster.
+    """
+    try:
+        ready.folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RefusedError(f"{ready.folder} was taken by another run just now; choose another --name.") from None
+    (ready.folder / BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")

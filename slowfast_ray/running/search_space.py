@@ -15,6 +15,8 @@ Space = dict[str, Any]
 """Dotted names of fields, each with a domain."""
 
 MAX_CHECKED_COMBINATIONS = 2_000
+NOT_SEARCHED = ("data.root", "model.num_classes", "run.num_workers", "run.storage", "run.tracking_uri")
+"""Fields that belong to the search as a whole."""
 
 
 def check(space: Space, experiment: Experiment) -> None:
@@ -29,6 +31,8 @@ def check(space: Space, experiment: Experiment) -> None:
     own = experiment.flatten()
     edges: dict[str, list[Any]] = {}
     for name, domain in space.items():
+        if name in NOT_SEARCHED:
+            raise ValueError(f"`{name}` is the same for all trials of a search; take it out of the search space.")
         experiment.override({name: own.get(name)})  # an unknown name is refused here
         edges[name] = edges_of(name, domain)
         if not _holds(domain, own[name]):

@@ -7,8 +7,9 @@ that open a fresh SQLite file at once break it.
 import contextlib
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from pathlib import Path
@@ -18,7 +19,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -62,13 +63,14 @@ def check(uri: str) -> None:
         folder = Path(uri.removeprefix("sqlite:///")).parent
         if not folder.is_dir():
             raise ValueError(f"`run.tracking_uri` (={uri}) lies in {folder}, which does not exist; make it first.")
+        check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
     executor = ThreadPoolExecutor(max_workers=1)
     with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(SECONDS_TO_ANSWER))):
-        answer = executor.submit(lambda: MlflowClient(uri).search_experiments(max_results=1))
+        answer = executor.submit(lambda: MlflowClient(uri).get_experiment_by_name(_experiment_name()))
         try:
-            answer.result(timeout=SECONDS_TO_ANSWER)
+            found = answer.result(timeout=SECONDS_TO_ANSWER)
         except OutOfTime as error:
             raise ValueError(
                 f"The tracking server {uri} did not answer within {SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` "
@@ -81,17 +83,37 @@ def check(uri: str) -> None:
             ) from error
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(
+            f"The MLflow experiment {found.name} was deleted in {uri}; restore it, or set MLFLOW_EXPERIMENT_NAME to "
+            "another name."
+        )
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Raises ValueError unless a file can be made in `folder`; leaves none."""
+    try:  # a real attempt: permission bits say little to root, and nothing of a full or read-only disk
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"`{setting}` cannot be written: {folder} ({error.strerror}); name another.") from error
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slowfast_ray")
 
 
 class Tracker:
     """Writes runs and their children to one MLflow experiment (MLFLOW_EXPERIMENT_NAME, or slowfast_ray)."""
 
     def __init__(self, uri: str) -> None:
-        # A server that goes away costs a call 5 s instead of minutes.
+        # A server that goes away, or hangs, costs a call half a minute at most instead of many.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.uri = uri
         self._client = MlflowClient(uri)
-        self._experiment_id = self._find_or_create(os.environ.get("MLFLOW_EXPERIMENT_NAME", "slowfast_ray"))
+        self._unsent: list[Callable[[], object]] = []
+        self._experiment_id = self._find_or_create(_experiment_name())
 
     def start(
         self,
@@ -126,7 +148,8 @@ class Tracker:
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """The metrics of one epoch, with the epoch as their step."""
         now_ms = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(key, value, now_ms, epoch) for key, value in metrics.items()])
+        points = [Metric(key, value, now_ms, epoch) for key, value in metrics.items()]
+        self._send(lambda: self._client.log_batch(run_id, metrics=points))
 
     def log_missing_epochs(self, run_id: str, history: Sequence[Mapping[str, float]]) -> None:
         """The epochs that a run measured but did not get to log before it was interrupted."""
@@ -139,13 +162,31 @@ class Tracker:
 
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
         """All files of `folder`, as artifacts under `name`."""
-        self._client.log_artifacts(run_id, os.fspath(folder), name)
+        self._send(lambda: self._client.log_artifacts(run_id, os.fspath(folder), name))
 
     def end(self, run_id: str, state: State, tags: Mapping[str, str] = {}) -> None:
         """Closes a run with its honest state; MLflow takes the duration from it."""
-        for key, value in {STATE: state, **tags}.items():
-            self._client.set_tag(run_id, key, value)
-        self._client.set_terminated(run_id, _STATUS[state])
+        ended_ms = int(time.time() * 1000)
+        all_tags = [RunTag(key, value) for key, value in {STATE: state, **tags}.items()]
+        self._send(lambda: self._client.log_batch(run_id, tags=all_tags))
+        self._send(lambda: self._client.set_terminated(run_id, _STATUS[state], ended_ms))
+
+    @property
+    def num_unsent(self) -> int:
+        """Entries that the store did not take yet [entries]."""
+        return len(self._unsent)
+
+    def _send(self, write: Callable[[], object]) -> None:
+        """Writes, after what is still unsent; where the store does not answer, training goes on and it is kept."""
+        self._unsent.append(write)
+        try:
+            while self._unsent:
+                self._unsent[0]()
+                self._unsent.pop(0)
+        except (MlflowException, OSError) as error:
+            if len(self._unsent) == 1:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning("MLflow at %s does not take entries; they are kept and sent later (%s).", self.uri, reason)
 
     def _find_or_create(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)

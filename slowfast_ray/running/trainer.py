@@ -17,7 +17,7 @@ from ray.util.queue import Queue
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import cluster, worker
+from slowfast_ray.running import cluster, preflight, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.tracking import State, Tracker
@@ -36,6 +36,8 @@ class Outcome:
     run_id: str
     """In MLflow."""
     tracking_uri: str
+    num_unsent: int
+    """Entries that MLflow did not take."""
 
 
 def fit(
@@ -47,11 +49,12 @@ def fit(
     """
     experiment, folder = ready.experiment, ready.folder
     assert experiment.run.tracking_uri is not None, "preflight resolved it"
+    if not resume:
+        preflight.claim(ready)
     tracker = Tracker(experiment.run.tracking_uri)
     run_id = tracker.find(folder) if resume else None
     run_id = run_id or tracker.start(ready.name, experiment, folder)
     history = _history(folder)
-    tracker.log_missing_epochs(run_id, history)
     rows: list[Row] = []
 
     def note(row: Row) -> None:
@@ -62,19 +65,22 @@ def fit(
 
     state: State = "failed"
     try:
+        tracker.log_missing_epochs(run_id, history)
         if experiment.run.num_workers == 1:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             worker.train(experiment, folder, objective, note, Place(device=device))
         else:
             _fit_on_workers(ready, objective, note, verbose=verbose)
         state = "finished"
-        tracker.log_folder(run_id, Path(rows[-1][worker.CHECKPOINT]), "best")
+        best = checkpoint.best(folder)
+        assert best is not None, "a finished run has saved an epoch"
+        tracker.log_folder(run_id, best, "best")
     except KeyboardInterrupt:
         state = "stopped"
         raise
     finally:
         tracker.end(run_id, state)
-    return Outcome(row=rows[-1], run_id=run_id, tracking_uri=tracker.uri)
+    return Outcome(row=rows[-1], run_id=run_id, tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
 
 
 def metrics_of(row: Row) -> dict[str, float]:

@@ -57,6 +57,8 @@ class SearchResult:
     """Of the search, in MLflow."""
     tracking_uri: str
     seconds: float
+    num_unsent: int = 0
+    """Entries that MLflow did not take."""
 
 
 def best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:

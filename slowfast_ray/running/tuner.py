@@ -7,7 +7,6 @@ A trial of several workers starts a Ray Train group. Early stopping compares tri
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import counts
+from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.running import cluster, preflight, search_space, trainer, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
@@ -33,6 +32,7 @@ from slowfast_ray.running.worker import Place
 def check(experiment: Experiment, space: Space, config: SearchConfig, *, name: str) -> Ready:
     """Everything that must hold before a search starts. Writes nothing; raises ValueError or OSError."""
     search_space.check(space, experiment)
+    cluster.check_fits(num_workers=experiment.run.num_workers, max_concurrent=config.max_concurrent)
     return preflight.check(experiment, name=name, objective=config.metric)
 
 
@@ -44,6 +44,7 @@ def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = 
     with cluster.connected(num_workers=num_workers, verbose=verbose):
         slots = cluster.slots(num_workers=num_workers, max_concurrent=config.max_concurrent)
         assert experiment.run.tracking_uri is not None, "preflight resolved it"
+        preflight.claim(ready)
         tracker = Tracker(experiment.run.tracking_uri)
         run_id = tracker.start(ready.name, experiment, ready.folder, tags={"slowfast_ray.metric": config.metric})
         view = SearchView(ready.name, config, experiment.learning.num_epochs)
@@ -55,14 +56,16 @@ def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = 
             observer.close()
             result = observer.result(started)
             state = "stopped" if result.interrupted else "finished" if result.best else "failed"
-            if result.best is not None and result.best.row is not None:
-                tracker.log_folder(run_id, Path(result.best.row[worker.CHECKPOINT]), "best")
+            best = None if result.best is None else checkpoint.best(ready.folder / result.best.name)
+            if best is not None:
+                tracker.log_folder(run_id, best, "best")
         except KeyboardInterrupt:
             state = "stopped"
             raise
         finally:
             observer.close()
             tracker.end(run_id, state)
+        result.num_unsent = tracker.num_unsent
     return result
 
 

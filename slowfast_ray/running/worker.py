@@ -90,7 +90,7 @@ def train(
     if place.rank > 0:  # each worker drops other features; rank 0 goes on with the generator of the checkpoint
         torch.manual_seed((experiment.run.seed * 1_000 + place.rank) * 100_000 + progress.epoch)
     if progress.epoch >= experiment.learning.num_epochs:  # whoever restarted it still waits for a row
-        report(_row(progress, folder, experiment))
+        report(row_of(progress, folder, experiment))
         return
     weights_K = None
     if experiment.learning.class_weights == "inverse_frequency":
@@ -103,7 +103,7 @@ def train(
         _note(progress, result)
         if place.rank == 0:
             checkpoint.save(folder, learner, progress, experiment.to_json())
-        report(_row(progress, folder, experiment))
+        report(row_of(progress, folder, experiment))
 
 
 def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
@@ -125,7 +125,8 @@ def _note(progress: Progress, result: loop.EpochResult) -> None:
         progress.best_epoch, progress.best_value = result.epoch, value
 
 
-def _row(progress: Progress, folder: Path, experiment: Experiment) -> Row:
+def row_of(progress: Progress, folder: Path, experiment: Experiment) -> Row:
+    """The row of the newest epoch of a run."""
     return {
         **progress.history[-1],
         EPOCH: progress.epoch,

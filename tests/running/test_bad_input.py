@@ -14,10 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import ray
+from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.running import tuner
+from slowfast_ray.running import preflight, tracking, tuner
 from slowfast_ray.running.config import SearchConfig
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +122,10 @@ def test_empty_split(call_script: Call, capsys: pytest.CaptureFixture[str], dama
         (["--run.storage", "/dev/null/runs"], "cannot be written"),
         (["--run.tracking-uri", "http://127.0.0.1:9"], "does not answer"),
         (["--run.tracking-uri", "mlruns"], "must be a URI"),
+        (["--run.tracking-uri", "sqlite:////proc/mlflow.db"], "cannot be written"),
+        (["--run.storage", "s3://bucket/runs"], "must be a folder, not a URL"),
+        (["--run.seed", "5000000000"], "below 2**32"),
+        (["--run.num-workers", "8192", "--learning.batch-size", "8192"], "must not exceed the"),
         (["--run.tracking-uri", "sqlite:////nowhere/mlflow.db"], "does not exist"),
     ],
 )
@@ -151,6 +156,34 @@ def test_resume_without_a_run(call_script: Call, capsys: pytest.CaptureFixture[s
     assert "nothing to resume" in refusal(call_script, capsys, *flags, script="train_thermal")
 
 
+def test_more_trials_at_once_than_cores(
+    call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path
+) -> None:
+    if ray.is_initialized():
+        pytest.skip("a Ray is connected, and would be asked")
+    flags = ("--data.root", str(made_up_root), "--search.max-concurrent", "4096")
+    assert "`search.max_concurrent` (=4096)" in refusal(call_script, capsys, *flags)
+
+
+def test_a_deleted_mlflow_experiment(tiny: Experiment) -> None:
+    assert tiny.run.tracking_uri is not None
+    tracking.Tracker(tiny.run.tracking_uri)
+    client = MlflowClient(tiny.run.tracking_uri)
+    found = client.get_experiment_by_name("slowfast_ray")
+    assert found is not None
+    client.delete_experiment(found.experiment_id)
+    with pytest.raises(ValueError, match="was deleted"):
+        preflight.check(tiny, name="one", objective="val/top1")
+
+
+def test_two_runs_of_one_name_at_once(tiny: Experiment) -> None:
+    # Both have passed every check before either has made the folder.
+    first, second = (preflight.check(tiny, name="one", objective="val/top1") for _ in range(2))
+    preflight.claim(first)
+    with pytest.raises(preflight.RefusedError, match="taken by another run"):
+        preflight.claim(second)
+
+
 def test_an_existing_run_is_not_overwritten(tiny: Experiment, tmp_path: Path) -> None:
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     with pytest.raises(ValueError, match="nothing is overwritten"):
@@ -168,6 +201,7 @@ def test_an_existing_run_is_not_overwritten(tiny: Experiment, tmp_path: Path) ->
         ({"learning.lr": tune.loguniform(1e-4, 1e-3)}, "lies outside the search space"),
         ({"learning.lr": tune.randn(0.05, 0.01)}, "Optuna cannot sample|without ends"),
         ({"learning.lr": 0.05}, "use tune.choice"),
+        ({"run.num_workers": tune.choice([1, 2])}, "same for all trials"),
         ({}, "empty"),
     ],
 )

@@ -70,6 +70,27 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_a_store_that_goes_away_stops_nothing_and_gets_everything_later(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(uri)
+    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
+    database, hidden = tmp_path / "mlflow.db", tmp_path / "hidden.db"
+    database.rename(hidden)
+    database.mkdir()  # a folder where the file was: nothing can be written there
+    tracker.log_epoch(run_id, 1, {"val/top1": 0.25})
+    tracker.log_epoch(run_id, 2, {"val/top1": 0.5})
+    assert tracker.num_unsent == 2
+    assert len([record for record in caplog.records if "kept and sent later" in record.message]) == 1
+    database.rmdir()
+    hidden.rename(database)
+    tracker.end(run_id, "finished")
+    assert tracker.num_unsent == 0
+    points = MlflowClient(uri).get_metric_history(run_id, "val/top1")
+    assert [(point.step, point.value) for point in points] == [(1, 0.25), (2, 0.5)]
+    assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+
+
 def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,6 +1,7 @@
 """One run: in this process, killed and resumed, and over workers."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import preflight, trainer, worker
+from slowfast_ray.running import commands, preflight, trainer, worker
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
 
@@ -114,6 +115,26 @@ def test_resuming_a_complete_run_changes_nothing(tiny: Experiment, tmp_path: Pat
     assert (again.run_id, again.row[worker.BEST_VALUE]) == (first.run_id, first.row[worker.BEST_VALUE])
     points = MlflowClient(first.tracking_uri).get_metric_history(first.run_id, "val/loss")
     assert [point.step for point in points] == [1]
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_resumes_from_the_start(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    preflight.claim(preflight.check(tiny, name="one", objective="val/top1"))
+    (tmp_path / "runs" / "one" / ".epoch-001.77").mkdir()  # killed while it saved
+    outcome = fit(tiny, "one", resume=True)
+    assert outcome.row[worker.EPOCH] == 1
+
+
+def test_the_printed_command_survives_odd_folders(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "experiments" / "tune_thermal.py")])
+    odd = tiny.override({"run.storage": "/tmp/my runs #1"})
+    words = shlex.split(commands.command_again(odd, "laptop", "val/loss"))
+    assert words[words.index("--run.storage") + 1] == "/tmp/my runs #1"
+    assert Path(words[1]).resolve() == ROOT / "experiments" / "train_thermal.py"
+    flags = commands.parse(commands.TrainFlags, "?", words[2:])
+    assert flags.experiment == odd.override({"model.num_classes": None})
+    assert flags.metric == "val/loss"
 
 
 def test_a_run_is_not_resumed_as_another_experiment(tiny: Experiment) -> None:
