@@ -88,9 +88,12 @@ def connected(*, num_workers: int, verbose: bool) -> Iterator[None]:
 
 
 def end_by_sigterm_as_by_ctrl_c() -> None:
-    """Batch systems end a job with SIGTERM: as clean an end as Ctrl-C."""
+    """Batch systems end a job with SIGTERM, often all of its processes: then there is no Ray left to end gently with.
+
+    So it raises KeyboardInterrupt at once, and what stands in `finally` tells MLflow.
+    """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:
@@ -115,12 +118,12 @@ def _share(num_gpus: int, num_cpus: int, *, num_workers: int, max_concurrent: in
     fitting = available // num_workers
     if fitting < 1:
         raise RefusedError(
-            f"`run.num_workers` (={num_workers}) needs as many {kind}, but Ray sees {available}; try {available}."
+            f"`run.num_workers` (={num_workers}) needs as many {kind}, but there are {available}; try {available}."
         )
     if max_concurrent is not None and max_concurrent > fitting:
         raise RefusedError(
             f"`search.max_concurrent` (={max_concurrent}) with `run.num_workers` (={num_workers}) needs "
-            f"{max_concurrent * num_workers} {kind}, but Ray sees {available}; try {fitting}."
+            f"{max_concurrent * num_workers} {kind}, but there are {available}; try {fitting}."
         )
     num_concurrent = max_concurrent or (fitting if num_gpus else min(fitting, MAX_CPU_TRIALS))
     return Slots(

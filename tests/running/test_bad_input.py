@@ -125,7 +125,7 @@ def test_empty_split(call_script: Call, capsys: pytest.CaptureFixture[str], dama
         (["--run.tracking-uri", "sqlite:////proc/mlflow.db"], "cannot be written"),
         (["--run.storage", "s3://bucket/runs"], "must be a folder, not a URL"),
         (["--run.seed", "5000000000"], "below 2**32"),
-        (["--run.num-workers", "8192", "--learning.batch-size", "8192"], "must not exceed the"),
+        (["--run.num-workers", "33", "--learning.batch-size", "33"], "`run.num_workers` (=33) "),
         (["--run.tracking-uri", "sqlite:////nowhere/mlflow.db"], "does not exist"),
     ],
 )
