@@ -38,6 +38,7 @@ def run(script: str, *flags: str, folder: Path, ray_folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_train_thermal(tiny: Experiment, tmp_path: Path, own_ray_folder: Path) -> None:
     shown = run("train_thermal", *flags_of(tiny), "--name", "one", folder=tmp_path, ray_folder=own_ray_folder)
     assert f"Checkpoint:    {tmp_path}/runs/one/epoch-001" in shown

@@ -210,6 +210,7 @@ def test_search_space(made_up_root: Path, space: dict[str, Any], expected: str) 
         tuner.check(LAPTOP.override({"data.root": str(made_up_root)}), space, SearchConfig(), name="space")
 
 
+@pytest.mark.process
 def test_as_a_process(tmp_path: Path) -> None:
     # What a shell sees: the exit code, one line, no traceback.
     done = subprocess.run(

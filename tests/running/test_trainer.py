@@ -72,6 +72,7 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     assert found.num_clips == len(data.val)
 
 
+@pytest.mark.process
 def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     tiny: Experiment, tmp_path: Path, own_ray_folder: Path
 ) -> None:
@@ -180,6 +181,7 @@ def train_share(rank: int, num_workers: int, experiment_json: str, folder: str) 
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.process
 def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
