@@ -40,13 +40,13 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
     for column in ("trial", "state", flags.search.metric, "epoch", "min"):
         table.add_column(column, no_wrap=True)
     for name in THERMAL:
-        table.add_column(name.split(".")[1].replace("_", " "))  # a narrow terminal breaks it between words
+        table.add_column(name.split(".")[1].replace("_", " "), overflow="fold")  # broken, never cut
     for trial in best_first(result.trials, flags.search.metric)[:10]:
         score, epoch = "-", "0"
         if trial.row is not None:
             score, epoch = f"{trial.best_value:.4f}", f"{trial.row[worker.BEST_EPOCH]} of {trial.row[worker.EPOCH]}"
         values = (search_space.describe_value(trial.sample[name]) for name in THERMAL)
-        table.add_row(trial.name, trial.state, score, epoch, f"{trial.seconds / 60:.1f}", *values)
+        table.add_row(str(trial.number), trial.state, score, epoch, f"{trial.seconds / 60:.1f}", *values)
     rich.print(table)
     if result.interrupted:
         rich.print("The search was interrupted; what was done is in MLflow.")
