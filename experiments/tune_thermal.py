@@ -11,9 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL
-from slowfast_ray.running import commands, preflight, search_space, tuner, worker
+from slowfast_ray.running import commands, preflight, tuner, worker
 from slowfast_ray.running.commands import TuneFlags
-from slowfast_ray.running.trials import SearchResult, best_first
+from slowfast_ray.running.trials import SearchResult, best_first, describe_value
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
         score, epoch = "-", "0"
         if trial.row is not None:
             score, epoch = f"{trial.best_value:.4f}", f"{trial.row[worker.BEST_EPOCH]} of {trial.row[worker.EPOCH]}"
-        values = (search_space.describe_value(trial.sample[name]) for name in THERMAL)
+        values = (describe_value(trial.sample[name]) for name in THERMAL)
         table.add_row(str(trial.number), trial.state, score, epoch, f"{trial.seconds / 60:.1f}", *values)
     rich.print(table)
     if result.interrupted:

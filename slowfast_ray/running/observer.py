@@ -11,13 +11,14 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import search_space, trainer, worker
+from slowfast_ray.running import trainer, worker
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.group import PLACEMENT_GROUP
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
 from slowfast_ray.running.searcher import TRIAL
 from slowfast_ray.running.tracking import State, Tracker
-from slowfast_ray.running.trials import SearchResult, Trial, best_of, trial_name
+from slowfast_ray.running.trials import SearchResult, Trial, best_of, describe, trial_name
 from slowfast_ray.running.worker import Row
 
 SECONDS_UNTIL_FREED = 2.0
@@ -47,7 +48,7 @@ class Observer(tune.Callback):
         experiment = self._ready.experiment.override(sample)
         name = trial_name(number)
         run_id = self._tracker.start(
-            f"{name} {search_space.describe(sample)}", experiment, self._ready.folder / name, parent=self._run_id
+            f"{name} {describe(sample)}", experiment, self._ready.folder / name, parent=self._run_id
         )
         self._trials[trial.trial_id] = Trial(number, experiment, sample, run_id, started=time.monotonic())
         self._show()
@@ -59,7 +60,7 @@ class Observer(tune.Callback):
         known = self._trials[trial.trial_id]
         best_before = self._best_value()
         known.row = result
-        known.placement_group = result.get(trainer.PLACEMENT_GROUP)
+        known.placement_group = result.get(PLACEMENT_GROUP)
         self._tracker.log_epoch(known.run_id, result[worker.EPOCH], trainer.metrics_of(result))
         if self._best_value() not in (None, best_before):
             values = {f"search/best_{self._config.metric.split('/')[1]}": known.best_value}

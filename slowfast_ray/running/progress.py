@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from slowfast_ray.running import search_space, worker
+from slowfast_ray.running import worker
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.trials import Trial
+from slowfast_ray.running.trials import Trial, describe
 from slowfast_ray.running.worker import Row
 
 
@@ -65,7 +65,7 @@ class SearchView:
             if self._said.get(trial.name) != state:
                 self._said[trial.name] = state
                 scored = "" if trial.row is None else f" after {_epochs(trial)} epochs, {self._score(trial)}"
-                described = search_space.describe(trial.sample)
+                described = describe(trial.sample)
                 self.say(f"[{self._elapsed()}] {trial.name} {state}{scored} ({described})")
 
     def _elapsed(self) -> str:
@@ -91,14 +91,14 @@ class SearchView:
                 score = "-" if trial.row is None else self._score(trial)
                 running.add_row(
                     f"  {trial.name}", f"epoch {_epochs(trial)}/{self._epochs_of(trial)}", score,
-                    search_space.describe(trial.sample),
+                    describe(trial.sample),
                 )  # fmt: skip
         counted = f"  {len(self._trials) - len(ended)} running, " + ", ".join(f"{n} {s}" for s, n in numbers.items())
         best = "  no epoch done yet"
         if self._best is not None and self._best.row is not None:
             best = (
                 f"  best so far: {self._score(self._best)} in epoch {self._best.row[worker.BEST_EPOCH]} of "
-                f"{self._best.name} ({search_space.describe(self._best.sample)})"
+                f"{self._best.name} ({describe(self._best.sample)})"
             )
         return Group(bar, Text(counted), Text(best, style="green"), running)
 

@@ -70,13 +70,3 @@ def _holds(domain: Any, value: Any) -> bool:
     if isinstance(domain, Categorical):
         return value in domain.categories
     return isinstance(value, int | float) and domain.lower <= value <= domain.upper
-
-
-def describe(sample: dict[str, Any]) -> str:
-    """A sample in a few words: `lr=0.012 batch_size=8`."""
-    return " ".join(f"{name.split('.')[1]}={describe_value(value)}" for name, value in sample.items())
-
-
-def describe_value(value: object) -> str:
-    """A number to three digits, anything else as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -79,3 +79,13 @@ def best_of(trials: Iterable[Trial], metric: str) -> Trial | None:
 def trial_name(number: int) -> str:
     """trial-000, trial-001, ..."""
     return f"trial-{number:03d}"
+
+
+def describe(sample: dict[str, Any]) -> str:
+    """A sample in a few words: `lr=0.012 batch_size=8`."""
+    return " ".join(f"{name.split('.')[1]}={describe_value(value)}" for name, value in sample.items())
+
+
+def describe_value(value: object) -> str:
+    """A number to three digits, anything else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

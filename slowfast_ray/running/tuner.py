@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import cluster, preflight, search_space, trainer, worker
+from slowfast_ray.running import cluster, group, preflight, search_space, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.observer import Observer
@@ -124,6 +124,6 @@ def _trainable(ready: Ready, objective: str, slots: Slots) -> Callable[[dict[str
             place = Place(device=device, num_threads=None if slots.gpus_per_worker else slots.cpus_per_worker)
             worker.train(chosen, trial_folder, objective, lambda row: tune.report(row), place)
         else:
-            trainer.on_workers(chosen, trial_folder, objective, slots, [TuneReportCallback()])
+            group.train(chosen, trial_folder, objective, slots, [TuneReportCallback()])
 
     return train_sample
