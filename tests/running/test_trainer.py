@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
-from torch import nn
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.model import slowfast
 from slowfast_ray.running import commands, preflight, trainer, worker
+from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
 
@@ -72,7 +72,6 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     assert found.num_clips == len(data.val)
 
 
-@pytest.mark.process
 def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     tiny: Experiment, tmp_path: Path, own_ray_folder: Path
 ) -> None:
@@ -154,49 +153,21 @@ def test_a_failing_run_is_marked_as_failed(tiny: Experiment) -> None:
     assert run.info.status == "FAILED"
 
 
-def without_batch_norm(config: Any) -> slowfast.SlowFast:
-    """A SlowFast whose clips do not influence one another: BatchNorm sees a worker's share, GroupNorm one clip."""
-    model = BUILD(config)
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm3d):
-                setattr(module, name, nn.GroupNorm(1, child.num_features))
-    return model
-
-
-BUILD = slowfast.build
-
-
-def train_share(rank: int, num_workers: int, experiment_json: str, folder: str) -> None:
-    """One of the processes of a gloo group, as Ray Train would start them."""
-    torch.set_num_threads(1)
-    worker.slowfast.build = without_batch_norm
-    if num_workers > 1:
-        torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", world_size=num_workers, rank=rank)
-    rows: list[worker.Row] = []
-    place = worker.Place(rank=rank, num_workers=num_workers)
-    worker.train(Experiment.from_json(experiment_json), Path(folder) / "run", "val/top1", rows.append, place)
-    Path(folder, f"rows-{rank}.json").write_text(json.dumps(rows))
-    if num_workers > 1:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.process
 def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 34 samples in batches of 8 are 4 steps an epoch: 20 steps in 5 epochs, augmentation included.
     experiment = tiny.override({"learning.num_epochs": 5, "learning.lr": 0.001, "model.dropout": 0.0})
     losses: dict[int, list[float]] = {}
-    monkeypatch.setattr(worker.slowfast, "build", without_batch_norm)
+    monkeypatch.setattr(worker.slowfast, "build", gloo.without_batch_norm)  # and undone at the end
     for num_workers in (1, 2):
         folder = tmp_path / str(num_workers)
         folder.mkdir()
         shared = experiment.override({"run.num_workers": num_workers}).to_json()
         if num_workers == 1:
-            train_share(0, 1, shared, str(folder))
+            gloo.train_share(0, 1, shared, str(folder))
         else:
-            torch.multiprocessing.spawn(train_share, (num_workers, shared, str(folder)), nprocs=num_workers)
+            torch.multiprocessing.spawn(gloo.train_share, (num_workers, shared, str(folder)), nprocs=num_workers)
         rows = [json.loads((folder / f"rows-{rank}.json").read_text()) for rank in range(num_workers)]
         for name in ("train/loss", "val/loss", "val/top1", "val/num_samples"):
             assert [row[name] for row in rows[0]] == [row[name] for row in rows[-1]], "all ranks report the sums"
