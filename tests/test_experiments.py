@@ -38,10 +38,11 @@ def run(script: str, *flags: str, folder: Path, ray_folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.process
 def test_train_thermal(tiny: Experiment, tmp_path: Path, own_ray_folder: Path) -> None:
-    shown = run("train_thermal", *flags_of(tiny), "--name", "one", folder=tmp_path, ray_folder=own_ray_folder)
+    experiment = tiny.override({"run.tracking_uri": f"sqlite:///{tmp_path}/new.db"})
+    shown = run("train_thermal", *flags_of(experiment), "--name", "one", folder=tmp_path, ray_folder=own_ray_folder)
     assert f"Checkpoint:    {tmp_path}/runs/one/epoch-001" in shown
+    assert (tmp_path / "new.db").is_file()
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """The MLflow store, a real SQLite one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,14 @@ from slowfast_ray.running.tracking import Tracker
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def new_uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def uri(new_uri: str, tmp_path: Path, empty_store: Path) -> str:
+    shutil.copy(empty_store, tmp_path)
+    return new_uri
 
 
 def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> None:
@@ -61,11 +68,11 @@ def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> No
 
 
 def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    Tracker(new_uri).start("first", LAPTOP, tmp_path / "first")
     assert [path.name for path in (tmp_path / "mlartifacts").rglob("*.json")] == ["experiment.json"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -101,6 +108,6 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert tracking.resolve_uri("sqlite:////tmp/other.db") == "sqlite:////tmp/other.db"
 
 
-def test_checking_writes_nothing(uri: str, tmp_path: Path) -> None:
-    tracking.check(uri)
+def test_checking_writes_nothing(new_uri: str, tmp_path: Path) -> None:
+    tracking.check(new_uri)
     assert list(tmp_path.iterdir()) == []
