@@ -1,9 +1,11 @@
 """For tests of whole runs: scripts called as users call them, and a look into the MLflow store."""
 
 import importlib.util
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def call_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Runs main() of a script in experiments/ in this process, in an empty working folder, with the given flags."""
+def call_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Runs main() of a script in experiments/ in this process, in an empty working folder, with the given flags.
+
+    What a script sets for its own process is set back: the level of the package's logs, and what SIGTERM does.
+    """
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -31,7 +36,10 @@ def call_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
         spec.loader.exec_module(module)
         module.main()
 
-    return call
+    level, handler = logging.getLogger("slowfast_ray").level, signal.getsignal(signal.SIGTERM)
+    yield call
+    logging.getLogger("slowfast_ray").setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def flags_of(experiment: Experiment) -> list[str]:
