@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,20 +74,22 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
 
 
 def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
-    tiny: Experiment, tmp_path: Path, own_ray_folder: Path
+    tiny: Experiment, tmp_path: Path, own_ray_folder: Path, call_script: Callable[..., None]
 ) -> None:
     experiment = tiny.override({"learning.num_epochs": 4})
-    script = [sys.executable, str(ROOT / "experiments" / "train_thermal.py"), *flags_of(experiment)]
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment(own_ray_folder), "stdout": subprocess.DEVNULL}
-    killed = subprocess.Popen([*script, "--name", "killed"], **options)
+    flags = [*flags_of(experiment), "--name", "killed"]
+    killed = subprocess.Popen(
+        [sys.executable, ROOT / "experiments" / "train_thermal.py", *flags],
+        cwd=tmp_path, env=environment(own_ray_folder), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     wait_for(lambda: checkpoint.newest(tmp_path / "runs" / "killed") is not None, killed)
     time.sleep(0.2)  # somewhere in the second epoch, or soon after
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = len(history(tmp_path / "runs" / "killed"))
     assert 1 <= done < 4, "killed too late to prove anything"
-    subprocess.run([*script, "--name", "killed", "--resume"], check=True, timeout=120, **options)
-    torch.set_num_threads(1)  # as in the scripts: sums over threads add in another order
+    torch.set_num_threads(1)  # as in the killed process: sums over threads add in another order
+    call_script("train_thermal", *flags, "--resume")
     fit(experiment, "whole")
 
     assert history(tmp_path / "runs" / "killed") == history(tmp_path / "runs" / "whole")
