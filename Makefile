@@ -15,11 +15,11 @@ tune: $(READY)
 	$(VENV)/bin/python experiments/tune_thermal.py
 
 test: test-fast
-	$(VENV)/bin/python -m pytest -m "ray or process"
+	$(VENV)/bin/python -m pytest -m ray
 
-# Everything that starts neither Ray nor scripts: for the minute between two thoughts.
+# Everything that starts no Ray: for the minute between two thoughts.
 test-fast: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray and not process" --numprocesses auto --dist worksteal
+	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
