@@ -9,7 +9,7 @@ Expected  best val/top1 0.836, at the last epoch 0.781 (seed 0, n = 1 run, 73 cl
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
 """
 
-from slowfast_ray.running import cluster, commands, preflight, trainer, worker
+from slowfast_ray.running import cluster, commands, preflight, summary, trainer, worker
 from slowfast_ray.running.commands import TrainFlags
 from slowfast_ray.running.progress import TrainView
 
@@ -22,7 +22,7 @@ def main() -> None:
         ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
     if flags.experiment.data.root is None:
         print("No --data.root: training on the built-in, made-up dataset.")
-    print(f"{ready.summary}.")
+    summary.opening(ready, flags.metric)
     view = TrainView(flags.name, ready.experiment.learning.num_epochs)
     with commands.bad_input_exits(preflight.RefusedError), view:
         try:
@@ -30,8 +30,7 @@ def main() -> None:
         except KeyboardInterrupt:
             print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
             raise SystemExit(commands.EXIT_INTERRUPTED) from None
-    best_epoch = outcome.row[worker.BEST_EPOCH]
-    print(f"Best {flags.metric}: {outcome.row[worker.BEST_VALUE]:.4f}, at its best epoch, {best_epoch}")
+    summary.closing(ready, flags.metric, flags.name, outcome.row)
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     if outcome.num_unsent:
         print(f"MLflow lacks {outcome.num_unsent} entries; progress.json beside the checkpoint has the metrics.")

@@ -10,9 +10,10 @@ import rich
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from search_spaces.thermal import THERMAL
-from slowfast_ray.running import commands, preflight, tuner, worker
+from search_spaces.thermal import THERMAL, THERMAL_MS
+from slowfast_ray.running import commands, preflight, summary, tuner, worker
 from slowfast_ray.running.commands import TuneFlags
+from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.trials import SearchResult, best_first, describe_value
 
 
@@ -20,33 +21,37 @@ def main() -> None:
     """Checks, searches, and says what was found and how to go on."""
     flags = commands.parse(TuneFlags, __doc__ or "")
     with commands.bad_input_exits():
-        ready = tuner.check(flags.experiment, THERMAL, flags.search, name=flags.name)
+        space = THERMAL if flags.experiment.data.frame_interval_ms is None else THERMAL_MS
+        ready = tuner.check(flags.experiment, space, flags.search, name=flags.name)
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
-    print(f"{ready.summary}.")
+    summary.opening(ready, flags.search.metric)
     with commands.bad_input_exits(preflight.RefusedError):
-        result = tuner.search(ready, THERMAL, flags.search, verbose=flags.verbose)
-    show(result, flags)
+        result = tuner.search(ready, space, flags.search, verbose=flags.verbose)
+    show(result, ready, flags)
     if result.interrupted:
         raise SystemExit(commands.EXIT_INTERRUPTED)
     if result.best is None:
         raise SystemExit(1)
 
 
-def show(result: SearchResult, flags: TuneFlags) -> None:
+def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
     print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("trial", "state", flags.search.metric, "epoch", "min"):
+    metric = flags.search.metric
+    for column in ("trial", "state", f"best {metric}", "epoch", "last", "min"):
         table.add_column(column, no_wrap=True)
-    for name in THERMAL:
+    searched = best_first(result.trials, metric)[:10]
+    for name in searched[0].sample if searched else ():
         table.add_column(name.split(".")[1].replace("_", " "), overflow="fold")  # broken, never cut
-    for trial in best_first(result.trials, flags.search.metric)[:10]:
-        score, epoch = "-", "0"
+    for trial in searched:
+        score, epoch, last = "-", "0", "-"
         if trial.row is not None:
-            score, epoch = f"{trial.best_value:.4f}", f"{trial.row[worker.BEST_EPOCH]} of {trial.row[worker.EPOCH]}"
-        values = (describe_value(trial.sample[name]) for name in THERMAL)
-        table.add_row(str(trial.number), trial.state, score, epoch, f"{trial.seconds / 60:.1f}", *values)
+            score, last = summary.best_of(ready, metric, trial.name, trial.row), f"{trial.row[metric]:.2f}"
+            epoch = f"{trial.row[worker.BEST_EPOCH]}/{trial.row[worker.EPOCH]}"
+        values = map(describe_value, trial.sample.values())
+        table.add_row(str(trial.number), trial.state, score, epoch, last, f"{trial.seconds / 60:.1f}", *values)
     rich.print(table)
     if result.interrupted:
         rich.print("The search was interrupted; what was done is in MLflow.")
@@ -54,7 +59,7 @@ def show(result: SearchResult, flags: TuneFlags) -> None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
         again = commands.command_again(result.best.experiment, flags.preset, flags.search.metric)
-        print(f"Best {flags.search.metric}:    {result.best.best_value:.4f} by {result.best.name}, at its best epoch")
+        summary.closing(ready, metric, result.best.name, result.best.row)
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
         print(f"Train it again:   {again}")
     if result.num_unsent:

@@ -14,3 +14,9 @@ THERMAL: dict[str, Any] = {
     "data.clip_len": tune.choice([16, 32, 48]),  # multiples of alpha = 8
     "data.frame_interval": tune.choice([1, 2, 3]),
 }
+
+THERMAL_MS: dict[str, Any] = {
+    **{name: domain for name, domain in THERMAL.items() if name != "data.frame_interval"},
+    "data.frame_interval_ms": tune.choice([100.0, 170.0, 250.0, 340.0, 500.0]),
+}
+"""The same for clips by the clock."""

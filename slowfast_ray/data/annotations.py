@@ -1,27 +1,43 @@
-"""COCO-style annotation files -> samples: a keyframe of a recording with one label.
+"""COCO-style annotation files -> images: a keyframe of a recording with the people that were labelled in it.
 
-The label of a keyframe with several people is the category that most of them carry (majority rule). A tie goes to the
-category with the lowest id, as in the system that made these annotations; ties are counted, since the rule, not the
-people, decided those labels.
+What a sample is, and which label it gets, is decided in labels.py.
 """
 
 import json
-from collections import Counter
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+Box = tuple[float, float, float, float]
+"""Centre x, centre y, width and height, as fractions of the frame's width and height."""
+
 
 @dataclass(frozen=True)
-class Sample:
+class Person:
+    """One annotation: somebody who does something at a keyframe."""
+
+    label: int
+    """Index into `Annotations.classes`."""
+    box: Box | None = None
+    """None where the file has none, or none of four finite numbers."""
+    object_id: int | str | None = None
+    """The same for the same person throughout a recording; None where the file has none."""
+
+
+@dataclass(frozen=True)
+class Image:
     """A labelled moment."""
 
     id: str
     recording: str
     keyframe: int
     """Index of the labelled frame in the recording [frames]."""
-    label: int
-    """Index into `Annotations.classes`."""
+    people: tuple[Person, ...]
+    place: str
+    """Where it stands, for messages: `images[3] of train.json`."""
+    timestamp_ms: int | None = None
+    """When the keyframe was taken, by the annotation file [ms]; None where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +46,17 @@ class Annotations:
 
     path: Path
     classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
-    num_ties: int
-    """Samples whose label the tie rule decided [samples]."""
-    num_conflicts: int
-    """Samples whose people carry different labels, ties included [samples]."""
+    images: tuple[Image, ...]
+    """Those with people, in the order of the file."""
     num_unlabelled: int
     """Images without annotations, left out [images]."""
 
 
 def read(path: Path) -> Annotations:
-    """The samples of one COCO-style file, in its order.
+    """The images of one COCO-style file, in its order.
 
     Raises FileNotFoundError without a file; ValueError for a file that is no JSON, lacks a field, names a category or
-    an image that is not listed, lists one twice, or holds no sample at all.
+    an image that is not listed, lists one twice, or holds no labelled image at all.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No such annotation file: {path}.")
@@ -58,7 +71,7 @@ def read(path: Path) -> Annotations:
     if len({type(category_id) for category_id in categories}) > 1:
         raise ValueError(f"The ids of categories must be all numbers or all text in {path}.")
     index_of_category = {category_id: index for index, category_id in enumerate(sorted(categories))}
-    votes_by_image: dict[str, Counter[int]] = {image_id: Counter() for image_id in _unique(content, "images", path)}
+    people_of: dict[Any, list[Person]] = {image_id: [] for image_id in _unique(content, "images", path)}
     for position, annotation in enumerate(_list(content, "annotations", path)):
         place = f"annotations[{position}] of {path}"
         image_id, category_id = _id(annotation, "image_id", place), _id(annotation, "category_id", place)
@@ -67,39 +80,54 @@ def read(path: Path) -> Annotations:
                 f"Every category must be listed, but {place} has category_id {category_id!r}; "
                 f"listed: {', '.join(map(str, sorted(categories)))}."
             )
-        if image_id not in votes_by_image:
+        if image_id not in people_of:
             raise ValueError(f"Every annotation must belong to an image, but {place} has image_id {image_id!r}.")
-        votes_by_image[image_id][index_of_category[category_id]] += 1
+        object_id = annotation.get("object_id")
+        if object_id is not None:
+            object_id = _id(annotation, "object_id", place)
+        people_of[image_id].append(Person(index_of_category[category_id], _box(annotation.get("bbox")), object_id))
 
-    samples, num_ties = [], 0
-    for position, image in enumerate(content["images"]):
-        votes = votes_by_image[image["id"]]
-        if not votes:
-            continue
-        label, is_tie = majority(votes)
-        num_ties += is_tie
-        place = f"images[{position}] of {path}"
-        keyframe = _field(image, "frame_idx", place)
-        if type(keyframe) is not int:  # a bool is an int as well
-            raise ValueError(f"`frame_idx` must be a whole number, but is {keyframe!r} in {place}.")
-        samples.append(Sample(str(image["id"]), str(_field(image, "sensor_id", place)), keyframe, label))
-    if not samples:
+    images = tuple(
+        _image(image, tuple(people_of[image["id"]]), f"images[{position}] of {path}")
+        for position, image in enumerate(content["images"])
+        if people_of[image["id"]]
+    )
+    if not images:
         raise ValueError(f"A split needs at least one labelled image, but {path} has none.")
     return Annotations(
         path=path,
         classes=tuple(str(_field(categories[key], "name", f"categories of {path}")) for key in sorted(categories)),
-        samples=tuple(samples),
-        num_ties=num_ties,
-        num_conflicts=sum(len(votes) > 1 for votes in votes_by_image.values()),
-        num_unlabelled=len(votes_by_image) - len(samples),
+        images=images,
+        num_unlabelled=len(people_of) - len(images),
     )
 
 
-def majority(votes: Counter[int]) -> tuple[int, bool]:
-    """The most frequent label, the lowest among equals, and whether there were equals."""
-    most = max(votes.values())
-    winners = sorted(label for label, count in votes.items() if count == most)
-    return winners[0], len(winners) > 1
+def _image(image: dict[str, Any], people: tuple[Person, ...], place: str) -> Image:
+    keyframe = _field(image, "frame_idx", place)
+    if type(keyframe) is not int:  # a bool is an int as well
+        raise ValueError(f"`frame_idx` must be a whole number, but is {keyframe!r} in {place}.")
+    timestamp = image.get("timestamp")
+    return Image(
+        id=str(image["id"]),
+        recording=str(_field(image, "sensor_id", place)),
+        keyframe=keyframe,
+        people=people,
+        place=place,
+        timestamp_ms=None if timestamp is None or not _is_finite(timestamp) else round(timestamp),
+    )
+
+
+def _box(value: Any) -> Box | None:
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if not all(map(_is_finite, value)):
+        return None
+    x, y, width, height = map(float, value)
+    return x, y, width, height
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:

@@ -1,7 +1,8 @@
 """From degrees Celsius at native size to what the model sees: vary, normalise, and resize once, last.
 
-All frames of a clip are varied alike, and all clips of a batch in one pass on their device. Flip, shift and crop are
-one affine map of coordinates that the final resize applies, so that a clip is interpolated exactly once.
+All frames of a clip are varied alike, and all clips of a batch in one pass on their device. The region around a person,
+flip, shift and crop are one affine map of coordinates that the final resize applies, so that a clip is interpolated
+exactly once.
 
 What varies is drawn on the CPU for the whole batch, and each worker takes its share of the draws: a batch is the same
 however many workers share it, and on any device.
@@ -21,6 +22,16 @@ MEAN = 0.45
 STD = 0.225
 MAX_ERASED = 0.4
 """Longest side of an erased rectangle [fraction of the side]: at most 16 % of the picture is lost."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of each frame that a clip is about, in fractions of the frame's width and height."""
+
+    center_BT2: torch.Tensor
+    """x and y; one T for all frames of a clip, or one for each."""
+    half_B2: torch.Tensor
+    """Half the width and half the height."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,13 @@ def draw(config: DataConfig, num_clips: int, generator: torch.Generator) -> Vari
     )
 
 
-def prepare(clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation | None = None) -> torch.Tensor:
+def prepare(
+    clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation | None = None, region: Region | None = None
+) -> torch.Tensor:
     """float32 [B, 1, T, config.height, config.width], normalised, from clips in degrees Celsius at native size.
 
-    Without a variation this is what evaluation and prediction see.
+    Without a variation this is what evaluation and prediction see; without a region, of the whole frame. Where a region
+    reaches over the border, the border is repeated.
     """
     if variation is not None:
         variation = Variation(
@@ -76,12 +90,14 @@ def prepare(clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation |
                 for each in fields(variation)
             }
         )
-        clip_B1THW = _erase(_jitter(clip_B1THW, variation), variation.erased_B4)
+        clip_B1THW = _erase(_jitter(clip_B1THW, variation), variation.erased_B4, region)
     span_celsius = config.max_celsius - config.min_celsius
     clip_B1THW = (((clip_B1THW - config.min_celsius) / span_celsius).clamp(0, 1) - MEAN) / STD
     clip_BTHW = clip_B1THW[:, 0]  # frames stand in for channels: the 2D resize below treats all of them alike
     size = (config.height, config.width)
-    if variation is not None:
+    if region is not None:
+        clip_BTHW = _resample_region(clip_BTHW, region, variation, size)
+    elif variation is not None:
         clip_BTHW = _resample(clip_BTHW, variation, size)
     elif clip_BTHW.shape[2:] != size:
         clip_BTHW = F.interpolate(clip_BTHW, size, mode="bilinear", align_corners=False)
@@ -95,16 +111,21 @@ def _jitter(clip_B1THW: torch.Tensor, variation: Variation) -> torch.Tensor:
     return mean_B1111 + (clip_B1THW - mean_B1111) * gain_B1111 + offset_B1111
 
 
-def _erase(clip_B1THW: torch.Tensor, erased_B4: torch.Tensor) -> torch.Tensor:
+def _erase(clip_B1THW: torch.Tensor, erased_B4: torch.Tensor, region: Region | None) -> torch.Tensor:
     height, width = clip_B1THW.shape[3:]
     # Centres of the pixels as fractions of the side.
     rows_H = (torch.arange(height, device=clip_B1THW.device) + 0.5) / height
     columns_W = (torch.arange(width, device=clip_B1THW.device) + 0.5) / width
     top_B1, bottom_B1, left_B1, right_B1 = erased_B4.split(1, dim=1)
-    inside_BH = (rows_H >= top_B1) & (rows_H < bottom_B1)
-    inside_BW = (columns_W >= left_B1) & (columns_W < right_B1)
-    inside_B11HW = (inside_BH[:, :, None] & inside_BW[:, None, :])[:, None, None]
-    return torch.where(inside_B11HW, clip_B1THW.mean(dim=(1, 2, 3, 4), keepdim=True), clip_B1THW)
+    if region is not None:  # the rectangle is one of the region, and moves with it
+        (left_B1, top_B1), (right_B1, bottom_B1) = (
+            (region.center_BT2 + (2 * corner_B2[:, None] - 1) * region.half_B2[:, None]).unbind(dim=2)
+            for corner_B2 in (torch.cat([left_B1, top_B1], dim=1), torch.cat([right_B1, bottom_B1], dim=1))
+        )
+    inside_BTH = (rows_H >= top_B1[..., None]) & (rows_H < bottom_B1[..., None])
+    inside_BTW = (columns_W >= left_B1[..., None]) & (columns_W < right_B1[..., None])
+    inside_B1THW = (inside_BTH[..., :, None] & inside_BTW[..., None, :])[:, None]
+    return torch.where(inside_B1THW, clip_B1THW.mean(dim=(1, 2, 3, 4), keepdim=True), clip_B1THW)
 
 
 def _resample(clip_BTHW: torch.Tensor, variation: Variation, size: tuple[int, int]) -> torch.Tensor:
@@ -114,3 +135,21 @@ def _resample(clip_BTHW: torch.Tensor, variation: Variation, size: tuple[int, in
     theta_B23[:, :, 2] = variation.shift_B2
     grid_BHW2 = F.affine_grid(theta_B23, [num_clips, 1, *size], align_corners=False)
     return F.grid_sample(clip_BTHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _resample_region(
+    clip_BTHW: torch.Tensor, region: Region, variation: Variation | None, size: tuple[int, int]
+) -> torch.Tensor:
+    num_clips, num_frames = clip_BTHW.shape[:2]
+    scale_BT2 = region.half_B2[:, None].expand(num_clips, num_frames, 2) * 2
+    shift_BT2 = (2 * region.center_BT2 - 1).expand(num_clips, num_frames, 2)
+    if variation is not None:  # the variation moves inside the region
+        shift_BT2 = shift_BT2 + scale_BT2 * variation.shift_B2[:, None]
+        scale_BT2 = scale_BT2 * variation.scale_B2[:, None]
+    theta_BT23 = clip_BTHW.new_zeros(num_clips, num_frames, 2, 3)
+    theta_BT23[..., [0, 1], [0, 1]] = scale_BT2
+    theta_BT23[..., 2] = shift_BT2
+    grid = F.affine_grid(theta_BT23.flatten(0, 1), [num_clips * num_frames, 1, *size], align_corners=False)
+    frames = clip_BTHW.flatten(0, 1)[:, None]
+    resized = F.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return resized.view(num_clips, num_frames, *size)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from slowfast_ray.data import augment, clips
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset, Split
+from slowfast_ray.data.tracks import Tracks
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Batch:
 
     clip_B1THW: torch.Tensor
     label_B: torch.Tensor
+    """int64 [B]; under the labels `multi` float32 [B, K], 1 for each class that occurs."""
+    index_B: torch.Tensor
+    """int64, on the CPU: the clip's position in its split."""
 
 
 class Batches:
@@ -56,9 +61,14 @@ class Batches:
         """Steps in an epoch [steps]."""
         return len(self._dataset.train) // self._batch_size
 
+    @property
+    def num_val_samples(self) -> int:
+        """Samples that validate, over all workers."""
+        return len(self._dataset.val)
+
     def train(self, epoch: int) -> Iterator[Batch]:
         """This worker's share of every batch of an epoch."""
-        order_S = torch.randperm(len(self._dataset.train), generator=self._generator(epoch, 0))
+        order_S = self._order(self._generator(epoch, 0))
         for step in range(self.num_train_steps):
             chosen = order_S[step * self._batch_size : (step + 1) * self._batch_size]
             variation = augment.draw(self._config, self._batch_size, self._generator(epoch, step + 1))
@@ -70,21 +80,57 @@ class Batches:
         for chosen in mine.split(max(1, self._batch_size // self._num_workers)):
             yield self._batch(self._dataset.val, chosen, None)
 
+    def _order(self, generator: torch.Generator) -> torch.Tensor:
+        """int64 [S]: a permutation of the training samples, or draws that favour rare classes."""
+        num_samples, balance = len(self._dataset.train), self._config.class_balance
+        if balance == 0:
+            return torch.randperm(num_samples, generator=generator)
+        weights_S = draw_weights(self._dataset.train.labels_S, len(self._dataset.classes), balance)
+        return torch.multinomial(weights_S, num_samples, replacement=True, generator=generator)
+
     def _batch(self, split: Split, chosen_B: torch.Tensor, variation: augment.Variation | None) -> Batch:
-        indices_BT = clips.frame_indices(
+        indices_BT = clips.of_config(
             split.keyframes_S[chosen_B],
             split.firsts_S[chosen_B],
             split.lasts_S[chosen_B],
-            clip_len=self._config.clip_len,
-            frame_interval=self._config.frame_interval,
+            self._dataset.clock,
+            self._config,
         )
         clip_B1THW = clips.gather(self._frames_NHW, indices_BT)
+        region = None
+        if split.tracks is not None:
+            frames_BT = indices_BT - split.firsts_S[chosen_B][:, None]
+            region = self._region(split.tracks.rows(chosen_B), frames_BT)
         return Batch(
-            clip_B1THW=augment.prepare(clip_B1THW, self._config, variation),
+            clip_B1THW=augment.prepare(clip_B1THW, self._config, variation, region),
             label_B=split.labels_S[chosen_B].to(self._device, non_blocking=True),
+            index_B=chosen_B,
+        )
+
+    def _region(self, tracked: Tracks, frames_BT: torch.Tensor) -> augment.Region:
+        """The box with its margin, widened to the shape that the model sees, so that nobody is stretched."""
+        height, width = self._frames_NHW.shape[1:]
+        size_px_B2 = tracked.sizes_S2 * torch.tensor([width, height])
+        side_px_B = size_px_B2.amax(dim=1) * (1 + self._config.person_margin)
+        seen = torch.tensor([self._config.width, self._config.height])
+        region_px_B2 = side_px_B[:, None] * seen / seen.min()
+        return augment.Region(
+            center_BT2=tracked.centers_M2[tracked.rows_S[:, None] + frames_BT].to(self._device, non_blocking=True),
+            half_B2=(region_px_B2 / torch.tensor([width, height]) / 2).to(self._device, non_blocking=True),
         )
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
         # Torch seeds its CPU generator with 32 bits; SeedSequence mixes three numbers well into them.
         (mixed,) = np.random.SeedSequence([self._seed, epoch, step]).generate_state(1)
         return torch.Generator().manual_seed(int(mixed))
+
+
+def draw_weights(labels_S: torch.Tensor, num_classes: int, balance: float) -> torch.Tensor:
+    """float64 [S]: how often each sample is drawn, relative to the others: (samples of its class) ** -balance.
+
+    With a balance of 1 all classes are drawn alike; a sample of several labels takes the mean over them.
+    """
+    is_multi = labels_S.ndim == 2
+    labels_SK = labels_S.double() if is_multi else F.one_hot(labels_S, num_classes).double()
+    weight_K = labels_SK.sum(dim=0).clamp(min=1) ** -balance
+    return (labels_SK * weight_K).sum(dim=1) / labels_SK.sum(dim=1)

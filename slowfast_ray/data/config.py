@@ -1,6 +1,11 @@
 """What a clip is and how it is varied in training: the settings of this wing, with their laws."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+SplitName = Literal["provided", "purged", "leave-one-session-out"]
+Labels = Literal["majority", "person", "multi"]
+Ties = Literal["lowest", "drop", "rarest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,11 +15,44 @@ class DataConfig:
     root: str | None = None
     """Dataset folder with frames/ and annotations/ [path]. None: a made-up dataset, generated once."""
 
+    split: SplitName = "provided"
+    """Who validates. provided: val.json. purged: a stretch of time of each session, and nothing that shares a moment
+    with it trains. leave-one-session-out: a whole session."""
+
+    fold: int = 0
+    """Which part validates, under purged and leave-one-session-out [0 to the number of folds - 1]."""
+
+    num_folds: int = 5
+    """Parts that a session is cut into under purged [count]."""
+
+    split_seed: int = 0
+    """Seed of where purged cuts; apart from run.seed, so that runs with other seeds validate on the same samples."""
+
+    purge_window: float | None = None
+    """Span around a keyframe that training and validation may not share, under purged [frames; ms with
+    data.frame_interval_ms]. None: that of the clip. A search sets the widest of its space."""
+
+    labels: Labels = "majority"
+    """majority: what most people of a keyframe do. person: each person is a sample, in a crop around their box. multi:
+    all that the people of a keyframe do."""
+
+    ties: Ties = "lowest"
+    """Label of a keyframe without a majority: the lowest category id, none (drop), or the rarest class."""
+
+    person_margin: float = 0.6
+    """How much larger than a person's box its crop is, under person [fraction of the box's longer side]."""
+
+    class_balance: float = 0.0
+    """How far training draws rare classes more often: 0 as they come, 1 all classes alike [exponent]."""
+
     clip_len: int = 32
     """Frames in a clip, the keyframe in the middle [frames]; a multiple of model.alpha."""
 
     frame_interval: int = 2
     """Step between neighbouring frames of a clip [frames of the recording]."""
+
+    frame_interval_ms: float | None = None
+    """The same by the clock: the frame nearest in time is taken [ms]. None: by frames."""
 
     height: int = 40
     """Height that the model sees; clips are resized once, last [pixels]."""
@@ -50,6 +88,28 @@ class DataConfig:
         for name in ("clip_len", "frame_interval", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`data.{name}` (={getattr(self, name)}) must be 1 or more.")
+        for name, valid in (("split", SplitName), ("labels", Labels), ("ties", Ties)):
+            if getattr(self, name) not in get_args(valid):
+                raise ValueError(
+                    f"`data.{name}` (={getattr(self, name)!r}) must be one of {', '.join(get_args(valid))}."
+                )
+        if self.fold < 0:
+            raise ValueError(f"`data.fold` (={self.fold}) must be 0 or more.")
+        if self.num_folds < 2:
+            raise ValueError(f"`data.num_folds` (={self.num_folds}) must be 2 or more; try 5.")
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(f"`data.split_seed` (={self.split_seed}) must be 0 or more and below 2**32; try 0.")
+        if not 0 <= self.person_margin < float("inf"):
+            raise ValueError(f"`data.person_margin` (={self.person_margin}) must be 0 or more; try 0.6.")
+        if not 0 <= self.class_balance <= 1:
+            raise ValueError(f"`data.class_balance` (={self.class_balance}) must be within 0..1; try 0.5.")
+        if self.frame_interval_ms is not None and not 0 < self.frame_interval_ms < float("inf"):
+            raise ValueError(f"`data.frame_interval_ms` (={self.frame_interval_ms}) must be above 0, or None; try 170.")
+        if self.purge_window is not None and not self.window <= self.purge_window < float("inf"):
+            raise ValueError(
+                f"`data.purge_window` (={self.purge_window}) must not be narrower than the clip, {self.window:g} "
+                "(clip_len x interval); leave it out."
+            )
         for name in ("flip_prob", "erase_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`data.{name}` (={getattr(self, name)}) is a probability and must be within 0..1.")
@@ -66,3 +126,26 @@ class DataConfig:
                 f"`data.min_celsius` (={self.min_celsius}) must lie below `data.max_celsius` (={self.max_celsius}), "
                 "both above -273.15."
             )
+
+    @property
+    def window(self) -> float:
+        """Span of a clip [frames; ms with frame_interval_ms]."""
+        return self.clip_len * (self.frame_interval if self.frame_interval_ms is None else self.frame_interval_ms)
+
+    def without_effect(self) -> list[str]:
+        """Settings that were changed and do nothing beside the others, each with its reason, for a warning."""
+        plain = DataConfig()
+        reasons = {
+            "fold": self.split == "provided" and "data.split is provided",
+            "num_folds": self.split != "purged" and f"data.split is {self.split}",
+            "purge_window": self.split != "purged" and f"data.split is {self.split}",
+            "split_seed": self.split != "purged" and f"data.split is {self.split}",
+            "ties": self.labels != "majority" and f"data.labels is {self.labels}",
+            "person_margin": self.labels != "person" and f"data.labels is {self.labels}",
+            "frame_interval": self.frame_interval_ms is not None and "data.frame_interval_ms is set",
+        }
+        return [
+            f"`data.{name}` (={getattr(self, name)}) has no effect, since {reason}."
+            for name, reason in reasons.items()
+            if reason and getattr(self, name) != getattr(plain, name)
+        ]

@@ -1,12 +1,12 @@
-"""A dataset in memory: all frames once, and the samples of both splits as tensors that point into them.
-
-The thermal dataset is 38 MB, so a process reads it once, keeps it at native size, and every later run in that process
-shares it.
+"""A dataset as an experiment sees it: labels by its policy, samples by its split, tensors that point into the frames.
 
 Shapes: N frames of all recordings together, H height, W width, S samples, K classes.
 """
 
+import hashlib
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +14,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slowfast_ray.data import annotations, recordings, synthetic
-from slowfast_ray.data.annotations import Annotations
+from slowfast_ray.data import clips, labels, source, splits, tracks
+from slowfast_ray.data.clips import Clock
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.data.labels import Labelled, Sample
+from slowfast_ray.data.source import FINGERPRINT_DIGITS, Source
+from slowfast_ray.data.splits import Members, Pool
+from slowfast_ray.data.timeline import Timeline
+from slowfast_ray.data.tracks import Tracks
 
 log = logging.getLogger(__name__)
+
+BLOCK_MS = 10_000
+"""Samples of one stretch of time are not independent: intervals resample stretches of this length, about the span of a
+clip of 64 frames. Fixed, so that intervals of trials with other clips compare."""
+BLOCK_FRAMES = 64
+"""The same where a recording does not tell its times."""
 
 
 @dataclass(frozen=True)
@@ -32,127 +44,265 @@ class Split:
     lasts_S: torch.Tensor
     """int64: the last frame of the sample's recording [frames]."""
     labels_S: torch.Tensor
-    """int64: index into the classes."""
+    """int64 [S], index into the classes; under the labels `multi` float32 [S, K], 1 for each class that occurs."""
+    blocks_S: np.ndarray
+    """int64: the stretch of time that a sample lies in."""
+    tracks: Tracks | None
+    """Whom the clips follow, under the labels `person`."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def num_per_class_K(self, num_classes: int) -> torch.Tensor:
+        """int64 [K]: samples that carry each class."""
+        if self.labels_S.ndim == 2:
+            return self.labels_S.sum(dim=0).long()
+        return torch.bincount(self.labels_S, minlength=num_classes)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Frames, classes and splits."""
 
-    root: Path
-    classes: tuple[str, ...]
-    frames_NHW: torch.Tensor
-    """float32 in degrees Celsius, dead pixels repaired."""
+    source: Source
+    config: DataConfig
     train: Split
     val: Split
-    num_recordings: int
-    num_dead_pixels: int
-    num_ties: int
+    leaks_S: np.ndarray
+    """bool, one for each validation sample: whether its window shares a moment with that of a training sample."""
+    dropped_ids: tuple[str, ...]
+    """Training samples left out by a purged split."""
+    labelled: Labelled
+    pool: Pool
+    """Where `labelled.samples` lie, one by one, with the windows of the clip."""
+    members: Members
+    """Which of them train, validate, and were left out."""
+    clock: Clock | None
+    """For clips by the clock."""
+    gap_share: float
+    """Share of the frames of all clips that stand for a moment of which there is none; 0 for clips by frames."""
+    fingerprint: str
+    """Of the split: equal where the same samples with the same labels train and validate."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that it was read from."""
+        return self.source.root
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.source.classes
+
+    @property
+    def frames_NHW(self) -> torch.Tensor:
+        """float32 in degrees Celsius, dead pixels repaired."""
+        return self.source.frames_NHW
+
+    @property
+    def leak_share(self) -> float:
+        """Share of the validation samples whose window shares a moment with that of a training sample."""
+        return float(self.leaks_S.mean())
+
+    @property
+    def split_name(self) -> str:
+        """For people: `purged, fold 0 of 5`."""
+        config = self.config
+        if config.split == "provided":
+            return "provided"
+        return f"{config.split}, fold {config.fold}" + (f" of {config.num_folds}" if config.split == "purged" else "")
 
     def summary(self) -> str:
         """One line for people: what was read, and what was repaired or decided by rule on the way."""
         height, width = self.frames_NHW.shape[1:]
+        dropped = f" ({len(self.dropped_ids)} dropped, since they share moments with val)" if self.dropped_ids else ""
+        ties = f"; {self.labelled.num_ties} labels decided by the tie rule" if self.config.labels == "majority" else ""
+        gaps = f"; {self.gap_share:.1%} of the clips' frames stand for gaps" if self.clock is not None else ""
         return (
-            f"{len(self.train)} train and {len(self.val)} val samples of {len(self.classes)} classes; "
-            f"{self.num_recordings} recordings, {len(self.frames_NHW)} frames of {height} x {width}; "
-            f"{self.num_dead_pixels} dead pixel values repaired; {self.num_ties} labels decided by the tie rule"
+            f"{len(self.train)} train{dropped} and {len(self.val)} val samples of {len(self.classes)} classes, "
+            f"split {self.split_name}; {len(self.source.timeline.recordings)} recordings of "
+            f"{self.source.timeline.num_sessions} sessions, {len(self.frames_NHW)} frames of {height} x {width}; "
+            f"{self.source.num_dead_pixels} dead pixel values repaired{ties}{gaps}"
         )
 
+    def warnings(self) -> list[str]:
+        """What a user should know before they trust the result: settings without effect, classes without training."""
+        num_train_K = self.train.num_per_class_K(len(self.classes))
+        num_val_K = self.val.num_per_class_K(len(self.classes))
+        unlearnt = [
+            f"{name} ({int(num)} val)"
+            for name, trained, num in zip(self.classes, num_train_K, num_val_K, strict=True)
+            if trained == 0 and num > 0
+        ]
+        found = self.config.without_effect()
+        if unlearnt:
+            found.append(f"No training sample, so that they are always missed: {', '.join(unlearnt)}.")
+        return found
 
-def load(root: str | None) -> Dataset:
-    """The dataset at `root`, or the made-up one; read once a process.
+    def members_json(self) -> str:
+        """Which samples train, validate, and were left out, by their ids."""
+        members = {
+            "split": self.split_name,
+            "split_fingerprint": self.fingerprint,
+            "dataset_fingerprint": self.source.fingerprint,
+            "labels": self.config.labels,
+            "train": self.train.ids,
+            "val": self.val.ids,
+            "dropped": self.dropped_ids,
+        }
+        return json.dumps(members, indent=1) + "\n"
+
+
+@lru_cache(maxsize=32)
+def load(config: DataConfig) -> Dataset:
+    """The dataset that `config` names, labelled and split as it says; its folder is read once a process.
 
     Raises FileNotFoundError or ValueError with everything that stands in the way of using it.
     """
-    return _load(Path(root).expanduser().absolute() if root is not None else synthetic.cached())
-
-
-@lru_cache(maxsize=2)
-def _load(root: Path) -> Dataset:
-    if not root.is_dir():
-        raise FileNotFoundError(f"No such data folder: {root}; `data.root` must hold frames/ and annotations/.")
-    train = annotations.read(root / "annotations" / "train.json")
-    val = annotations.read(root / "annotations" / "val.json")
-    if train.classes != val.classes:
-        raise ValueError(
-            f"Both splits must list the same categories, but {train.path} lists {len(train.classes)} and {val.path} "
-            f"{len(val.classes)}: {', '.join(sorted(set(train.classes) ^ set(val.classes))) or 'in another order'}."
-        )
-    if len(train.classes) < 2:
-        raise ValueError(f"Classification needs 2 categories or more, but {train.path} lists {len(train.classes)}.")
-    loaded = _read_recordings(root / "frames", train, val)
-    lengths = [len(recording.frames_NHW) for recording in loaded]
-    first_of = dict(zip([recording.id for recording in loaded], np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
-    length_of = dict(zip(first_of, lengths, strict=True))
+    data = source.read(source.locate(config.root))
+    num_people_K = data.num_people_K()
+    provided = [labels.apply(file.images, config.labels, config.ties, num_people_K) for file in (data.train, data.val)]
+    labelled = provided[0] + provided[1]
+    if not labelled.samples:
+        raise ValueError(f"`data.ties` (={config.ties}) leaves no sample of {data.root}: every keyframe is a tie.")
+    is_val_S = np.arange(len(labelled.samples)) >= len(provided[0].samples)
+    clock = None if config.frame_interval_ms is None else _clock(data, config)
+    width = max(config.window, config.purge_window or 0)
+    pool = _pool(labelled.samples, is_val_S, data, clock, width)
+    members = splits.choose(pool, data.timeline, config)
+    for name, chosen in (("train", members.train), ("val", members.val)):
+        if not len(chosen):
+            raise ValueError(f"No {name} sample is left under `data.ties` (={config.ties}); choose another rule.")
+    own_pool = _pool(labelled.samples, is_val_S, data, clock, config.window)
     dataset = Dataset(
-        root=root,
-        classes=train.classes,
-        frames_NHW=torch.from_numpy(np.concatenate([recording.frames_NHW for recording in loaded])),
-        train=_split(train, first_of, length_of),
-        val=_split(val, first_of, length_of),
-        num_recordings=len(loaded),
-        num_dead_pixels=sum(recording.num_dead_pixels for recording in loaded),
-        num_ties=train.num_ties + val.num_ties,
+        source=data,
+        config=config,
+        train=_split(labelled.samples, members.train, data, config),
+        val=_split(labelled.samples, members.val, data, config),
+        leaks_S=splits.sharing(own_pool, data.timeline, members.val, members.train),
+        dropped_ids=tuple(labelled.samples[i].id for i in members.dropped),
+        labelled=labelled,
+        pool=own_pool,
+        members=members,
+        clock=clock,
+        gap_share=0.0 if clock is None else _gap_share(labelled.samples, data.timeline, clock, config),
+        fingerprint=_fingerprint(labelled.samples, members, data, config),
     )
-    _log_what_was_decided(dataset, loaded, train, val)
+    log.info("%s.", dataset.summary())
     return dataset
 
 
-def _read_recordings(folder: Path, *files: Annotations) -> list[recordings.Recording]:
-    named_in: dict[str, Path] = {}
-    for file in files:
-        for sample in file.samples:
-            named_in.setdefault(sample.recording, file.path)
-    missing = [name for name in sorted(named_in) if not (folder / f"{name}.h5").is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(named_in)} recordings named in {folder.parent / 'annotations'} have no file in "
-            f"{folder}: {', '.join(f'{name}.h5 ({named_in[name].name})' for name in missing)}."
-        )
-    loaded = [recordings.read(folder / f"{name}.h5") for name in sorted(named_in)]
-    for recording in loaded[1:]:
-        if recording.frames_NHW.shape[1:] != loaded[0].frames_NHW.shape[1:]:
-            raise ValueError(
-                f"All frames must have one size, but {recording.id}.h5 has {recording.frames_NHW.shape[1:]} and "
-                f"{loaded[0].id}.h5 has {loaded[0].frames_NHW.shape[1:]} in {folder}."
-            )
-    return loaded
+def pool_of(data: Dataset, width: float) -> Pool:
+    """`data.pool` with the windows of clips of another span [frames; ms with data.frame_interval_ms]."""
+    return _pool(data.labelled.samples, data.pool.is_provided_val_S, data.source, data.clock, width)
 
 
-def _split(file: Annotations, first_of: dict[str, int], length_of: dict[str, int]) -> Split:
-    for sample in file.samples:
-        if not 0 <= sample.keyframe < length_of[sample.recording]:
-            raise ValueError(
-                f"A keyframe must lie inside its recording, but {sample.id} in {file.path} has frame_idx "
-                f"{sample.keyframe}, and {sample.recording} has {length_of[sample.recording]} frames."
-            )
-    firsts_S = torch.tensor([first_of[sample.recording] for sample in file.samples])
-    return Split(
-        ids=tuple(sample.id for sample in file.samples),
-        keyframes_S=firsts_S + torch.tensor([sample.keyframe for sample in file.samples]),
-        firsts_S=firsts_S,
-        lasts_S=firsts_S + torch.tensor([length_of[sample.recording] - 1 for sample in file.samples]),
-        labels_S=torch.tensor([sample.label for sample in file.samples]),
+@dataclass(frozen=True)
+class _Positions:
+    """Where samples lie among all frames: int64 [S] each."""
+
+    recordings_S: np.ndarray
+    keyframes_S: np.ndarray
+    starts_S: np.ndarray
+    """First frame of the recording."""
+    ends_S: np.ndarray
+    """Last frame of the recording."""
+
+    @staticmethod
+    def of(samples: Sequence[Sample], timeline: Timeline) -> "_Positions":
+        index_of = {name: i for i, name in enumerate(timeline.recordings)}
+        recordings_S = np.array([index_of[sample.recording] for sample in samples])
+        starts_S = timeline.firsts[recordings_S]
+        keyframes_S = starts_S + np.array([sample.keyframe for sample in samples])
+        return _Positions(recordings_S, keyframes_S, starts_S, starts_S + timeline.lengths[recordings_S] - 1)
+
+    def as_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keyframes, starts and ends."""
+        return torch.from_numpy(self.keyframes_S), torch.from_numpy(self.starts_S), torch.from_numpy(self.ends_S)
+
+
+def _pool(samples: Sequence[Sample], is_val_S: np.ndarray, data: Source, clock: Clock | None, width: float) -> Pool:
+    positions = _Positions.of(samples, data.timeline)
+    first_S, last_S = clips.windows(*positions.as_tensors(), clock, width)
+    return Pool(
+        keyframes_S=positions.keyframes_S,
+        recordings_S=positions.recordings_S,
+        firsts_S=first_S.numpy(),
+        lasts_S=last_S.numpy(),
+        classes_SK=_multi_hot(samples, len(data.classes)),
+        is_provided_val_S=is_val_S,
     )
 
 
-def _log_what_was_decided(dataset: Dataset, loaded: list[recordings.Recording], *files: Annotations) -> None:
-    log.info("Read %s: %s.", dataset.root, dataset.summary())
-    for recording in loaded:
-        if recording.num_dead_pixels:
-            log.info(
-                "%s: %d dead pixel values in %d of %d frames repaired from the nearest good frame.",
-                *(recording.id, recording.num_dead_pixels, recording.num_dead_frames, len(recording.frames_NHW)),
+def _multi_hot(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
+    classes_SK = np.zeros((len(samples), num_classes), dtype=bool)
+    for row, sample in zip(classes_SK, samples, strict=True):
+        row[list(sample.labels)] = True
+    return classes_SK
+
+
+def _split(samples: Sequence[Sample], chosen: np.ndarray, data: Source, config: DataConfig) -> Split:
+    mine = [samples[i] for i in chosen]
+    positions = _Positions.of(mine, data.timeline)
+    keyframes_S, starts_S, ends_S = positions.as_tensors()
+    if config.labels == "multi":
+        labels_S = torch.from_numpy(_multi_hot(mine, len(data.classes))).float()
+    else:
+        labels_S = torch.tensor([sample.label for sample in mine])
+    return Split(
+        ids=tuple(sample.id for sample in mine),
+        keyframes_S=keyframes_S,
+        firsts_S=starts_S,
+        lasts_S=ends_S,
+        labels_S=labels_S,
+        blocks_S=_blocks(positions, data.timeline),
+        tracks=tracks.build(mine, data.images, data.timeline) if config.labels == "person" else None,
+    )
+
+
+def _blocks(positions: _Positions, timeline: Timeline) -> np.ndarray:
+    has_times_S = timeline.has_times[positions.recordings_S]
+    times_S = timeline.times_N[positions.keyframes_S]
+    stretch_S = np.where(has_times_S, times_S // BLOCK_MS, times_S // BLOCK_FRAMES)
+    # One axis a session where times are known, one a recording where not.
+    axis_S = np.where(has_times_S, timeline.sessions[positions.recordings_S], -1 - positions.recordings_S)
+    _, blocks_S = np.unique(np.stack([axis_S, stretch_S], axis=1), axis=0, return_inverse=True)
+    return blocks_S.reshape(-1).astype(np.int64)
+
+
+def _clock(data: Source, config: DataConfig) -> Clock:
+    timeline = data.timeline
+    for name, first, length, has_times in zip(
+        timeline.recordings, timeline.firsts, timeline.lengths, timeline.has_times, strict=True
+    ):
+        path = data.root / "frames" / f"{name}.h5"
+        if not has_times:
+            raise ValueError(
+                f"`data.frame_interval_ms` (={config.frame_interval_ms:g}) needs the time of every frame, but {path} "
+                "has no `timestamps`; add them, or use data.frame_interval."
             )
-    for file in files:
-        if file.num_conflicts:
-            log.info(
-                "%s: the people of %d of %d samples carry different labels; the majority decides, and in %d ties the "
-                "lowest category id.",
-                *(file.path.name, file.num_conflicts, len(file.samples), file.num_ties),
+        backwards = np.flatnonzero(np.diff(timeline.times_N[first : first + length]) < 0)
+        if len(backwards):
+            raise ValueError(
+                f"`data.frame_interval_ms` (={config.frame_interval_ms:g}) needs times that ascend, but those of "
+                f"{path} run backwards {len(backwards)} times, first after frame {backwards[0]}; sort the frames, or "
+                "use data.frame_interval."
             )
-        if file.num_unlabelled:
-            log.warning("%s: %d images without annotations were left out.", file.path.name, file.num_unlabelled)
+    return Clock.of(torch.from_numpy(timeline.times_N), torch.from_numpy(timeline.firsts))
+
+
+def _gap_share(samples: Sequence[Sample], timeline: Timeline, clock: Clock, config: DataConfig) -> float:
+    assert config.frame_interval_ms is not None, "clips by the clock"
+    keyframes_S, starts_S, ends_S = _Positions.of(samples, timeline).as_tensors()
+    indices_ST = clips.of_config(keyframes_S, starts_S, ends_S, clock, config)
+    gaps_ST = clips.in_gap(keyframes_S, indices_ST, clock, frame_interval_ms=config.frame_interval_ms)
+    return float(gaps_ST.float().mean())
+
+
+def _fingerprint(samples: Sequence[Sample], members: Members, data: Source, config: DataConfig) -> str:
+    named = [  # with its place, since both files may number their images from 0
+        sorted((samples[i].id, samples[i].recording, samples[i].keyframe, *sorted(samples[i].labels)) for i in part)
+        for part in (members.train, members.val)
+    ]
+    text = json.dumps([data.fingerprint, config.labels, *named])
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]

@@ -1,1 +1,4 @@
-"""Ground floor, wing C: loss, schedule, optimiser, counts, loop, checkpoints. Knows no Ray, no MLflow, no data."""
+"""Ground floor, wing C: loss, schedule, optimiser, counts, predictions, intervals, loop, checkpoints.
+
+Knows no Ray, no MLflow, no data.
+"""

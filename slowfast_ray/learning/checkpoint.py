@@ -1,10 +1,11 @@
 """A checkpoint: a folder that holds a network, and what is needed to go on training it exactly where it stopped.
 
     <folder>/epoch-012/
-        weights.safetensors   the network's state dict
-        training.pt           optimiser, schedule and random generators; read with weights_only
-        experiment.json       what was trained, in the words of the command line
-        progress.json         format version, epoch, best epoch, classes, metrics of every epoch so far
+        weights.safetensors       the network's state dict
+        training.pt               optimiser, schedule and random generators; read with weights_only
+        predictions.safetensors   logits and truth of every validation sample, as this epoch scored them
+        experiment.json           what was trained, in the words of the command line
+        progress.json             format version, epoch, best epoch, classes, metrics of every epoch so far
 
 A folder is written under another name and then renamed, so that one that can be seen is whole. Of the folders of a run,
 the newest epoch and the best one stay. Nothing here unpickles objects.
@@ -23,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from slowfast_ray.learning.loop import Learner
+from slowfast_ray.learning.predictions import Predictions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Progress:
     format_version: int = FORMAT_VERSION
 
 
-def save(folder: Path, learner: Learner, progress: Progress, experiment_json: str) -> Path:
+def save(folder: Path, learner: Learner, progress: Progress, experiment_json: str, predictions: Predictions) -> Path:
     """Writes the checkpoint of `progress.epoch` into `folder`, then removes those that are neither newest nor best."""
     final = path(folder, progress.epoch)
     unfinished = folder / f".{final.name}.{os.getpid()}"
@@ -52,6 +54,7 @@ def save(folder: Path, learner: Learner, progress: Progress, experiment_json: st
     weights = {key: value.contiguous() for key, value in learner.model.state_dict().items()}
     save_file(weights, unfinished / "weights.safetensors")
     torch.save(_training_state(learner), unfinished / "training.pt")
+    predictions.save(unfinished / "predictions.safetensors")
     (unfinished / "experiment.json").write_text(experiment_json, encoding="utf-8")
     (unfinished / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
     for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
@@ -100,6 +103,15 @@ def read_progress(checkpoint: Path) -> Progress:
         return Progress(**values)
     except TypeError as error:
         raise ValueError(f"{checkpoint} is a damaged checkpoint folder: {error}.") from error
+
+
+def read_predictions(checkpoint: Path) -> Predictions:
+    """What the network of a checkpoint said of every validation sample.
+
+    Raises ValueError for another format version, and for a file that is missing or damaged.
+    """
+    read_progress(checkpoint)
+    return Predictions.load(checkpoint / "predictions.safetensors")
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:

@@ -1,5 +1,6 @@
 """How a network learns: the settings of this wing, with their laws."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,11 +33,26 @@ class LearningConfig:
     max_grad_norm: float = 40.0
     """Gradients longer than this are shortened to it [L2 norm]. The published SlowFast recipes clip at 40."""
 
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """What training lowers. focal (Lin et al. 2017, arXiv 1708.02002): clips that are right already count less."""
+
+    focal_gamma: float = 2.0
+    """How much less, under focal: by (1 - probability of the truth) to this power. 2 is the paper's, 0 is cross_entropy
+    [exponent]."""
+
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes, in training only [fraction]."""
 
-    class_weights: Literal["none", "inverse_frequency"] = "none"
-    """inverse_frequency: a clip of a rare class counts more in the training loss, with a mean weight of 1."""
+    class_weights: Literal["none", "inverse_frequency", "effective_number"] = "none"
+    """A clip of a rare class counts more in the training loss, with a mean weight of 1: by 1 / frequency, or milder by
+    effective_number (Cui et al. 2019, arXiv 1901.05555)."""
+
+    effective_number_beta: float = 0.99
+    """How far effective_number goes: 0 weighs all classes alike, towards 1 it becomes inverse_frequency [fraction]."""
+
+    logit_adjustment: float = 0.0
+    """tau of Menon et al. 2021 (arXiv 2007.07314): in training, tau * log(frequency) is added to the logits, so that
+    without it the network leans towards rare classes. 0 is off, 1 is the paper's [factor]."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: activations in bfloat16 by autocast, weights in float32."""
@@ -44,20 +60,37 @@ class LearningConfig:
     def __post_init__(self) -> None:
         for name, valid in (
             ("optimizer", ("sgd", "adamw")),
-            ("class_weights", ("none", "inverse_frequency")),
+            ("loss", ("cross_entropy", "focal")),
+            ("class_weights", ("none", "inverse_frequency", "effective_number")),
             ("precision", ("fp32", "bf16")),
         ):
             if getattr(self, name) not in valid:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)!r}) must be one of {', '.join(valid)}.")
-        if not 0 < self.lr < float("inf"):
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"`learning.lr` (={self.lr}) must be above 0; try 0.05.")
         for name in ("batch_size", "num_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be 1 or more.")
-        for name in ("momentum", "warmup_fraction", "label_smoothing"):
+        for name in ("momentum", "warmup_fraction", "label_smoothing", "effective_number_beta"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be 0 or more and below 1.")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"`learning.weight_decay` (={self.weight_decay}) must be 0 or more; try 1e-4.")
+        for name, example in (("weight_decay", "1e-4"), ("focal_gamma", "2"), ("logit_adjustment", "1")):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be 0 or more; try {example}.")
         if not self.max_grad_norm > 0:
             raise ValueError(f"`learning.max_grad_norm` (={self.max_grad_norm}) must be above 0; try 40.")
+
+    def without_effect(self) -> list[str]:
+        """Settings that were changed and do nothing beside the others, each with its reason, for a warning."""
+        plain = LearningConfig()
+        reasons = {
+            "momentum": self.optimizer != "sgd" and f"learning.optimizer is {self.optimizer}",
+            "focal_gamma": self.loss != "focal" and f"learning.loss is {self.loss}",
+            "effective_number_beta": self.class_weights != "effective_number"
+            and f"learning.class_weights is {self.class_weights}",
+        }
+        return [
+            f"`learning.{name}` (={getattr(self, name)}) has no effect, since {reason}."
+            for name, reason in reasons.items()
+            if reason and getattr(self, name) != getattr(plain, name)
+        ]

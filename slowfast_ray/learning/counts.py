@@ -1,15 +1,16 @@
-"""Confusion counts and loss sums that add up over batches and workers; divided once, at the end.
+"""Sums of hits and losses that add up over batches and workers; divided once, at the end.
 
 Metric names are spelled here and nowhere else: `split/quantity`.
 
-Shapes: B clips, K classes.
+Shapes: B clips, J classes that are looked at, K classes.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
+
+from slowfast_ray.learning.loss import is_multi_hot
 
 TRAIN_LOSS = "train/loss"
 TRAIN_TOP1 = "train/top1"
@@ -20,86 +21,70 @@ VAL_LOSS = "val/loss"
 VAL_TOP1 = "val/top1"
 VAL_TOP5 = "val/top5"
 VAL_MEAN_CLASS = "val/mean_class"
+VAL_MEAN_AP = "val/mean_ap"
 VAL_SAMPLES = "val/num_samples"
 
-HIGHER_IS_BETTER = {VAL_TOP1: True, VAL_TOP5: True, VAL_MEAN_CLASS: True, VAL_LOSS: False}
-"""The metrics that a search may look for."""
+HIGHER_IS_BETTER = {VAL_TOP1: True, VAL_TOP5: True, VAL_MEAN_CLASS: True, VAL_MEAN_AP: True, VAL_LOSS: False}
+"""The metrics that a search may look for; which of them a dataset has, `metrics_for` says."""
+
+
+def metrics_for(labels_are_multi: bool) -> tuple[str, ...]:
+    """The metrics of HIGHER_IS_BETTER that exist where samples carry several labels, or one."""
+    return VAL_TOP1, VAL_TOP5, VAL_MEAN_AP if labels_are_multi else VAL_MEAN_CLASS, VAL_LOSS
 
 
 @dataclass
 class Counts:
     """Sums over clips: float64 on the device of the logits, so that one number each is moved at the end."""
 
-    confusion_KK: torch.Tensor
-    """True class (row) by predicted class (column) [clips]."""
+    num_clips: torch.Tensor
+    num_top1: torch.Tensor
+    """Clips whose most likely class is right [clips]."""
     num_top5: torch.Tensor
-    """Clips whose class is among the five most likely [clips]."""
+    """Clips with a right one among the five most likely classes, or among all where there are fewer [clips]."""
     loss_sum: torch.Tensor
 
     @staticmethod
-    def zero(num_classes: int, device: torch.device) -> "Counts":
+    def zero(device: torch.device) -> "Counts":
         """Nothing counted yet."""
-        kind = {"dtype": torch.float64, "device": device}
-        return Counts(torch.zeros(num_classes, num_classes, **kind), torch.zeros((), **kind), torch.zeros((), **kind))
+        return Counts(*torch.zeros(4, dtype=torch.float64, device=device))
 
-    def add(self, logits_BK: torch.Tensor, label_B: torch.Tensor, loss_B: torch.Tensor) -> None:
-        """Counts the clips of one batch."""
-        num_classes = logits_BK.shape[1]
-        predicted_B = logits_BK.argmax(dim=1)
-        flat_B = label_B * num_classes + predicted_B
-        self.confusion_KK += torch.bincount(flat_B, minlength=num_classes**2).view(num_classes, num_classes)
-        top5_B5 = logits_BK.topk(min(5, num_classes), dim=1).indices
-        self.num_top5 += (top5_B5 == label_B[:, None]).sum()
+    def add(self, logits_BK: torch.Tensor, target: torch.Tensor, loss_B: torch.Tensor) -> None:
+        """Counts the clips of one batch, whose target is int64 [B] or float [B, K]."""
+        self.num_clips += len(logits_BK)
+        self.num_top1 += is_hit(logits_BK.argmax(dim=1, keepdim=True), target).sum()
+        self.num_top5 += is_hit(logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices, target).sum()
         self.loss_sum += loss_B.detach().double().sum()
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.confusion_KK + other.confusion_KK, self.num_top5 + other.num_top5, self.loss_sum + other.loss_sum
-        )
+        return Counts(*(self._stacked() + other._stacked()))
 
     def over_workers(self) -> "Counts":
         """The sums over all workers, the same on each; unchanged where there is one."""
         if not dist.is_initialized():
             return self
-        flat = torch.cat([self.confusion_KK.flatten(), self.num_top5.view(1), self.loss_sum.view(1)])
-        dist.all_reduce(flat)
-        return Counts(flat[:-2].view_as(self.confusion_KK), flat[-2], flat[-1])
+        stacked = self._stacked()
+        dist.all_reduce(stacked)
+        return Counts(*stacked)
 
-    @property
-    def num_clips(self) -> int:
-        """Clips counted."""
-        return int(self.confusion_KK.sum())
+    def _stacked(self) -> torch.Tensor:
+        return torch.stack([self.num_clips, self.num_top1, self.num_top5, self.loss_sum])
 
     def loss(self) -> float:
         """Mean loss a clip."""
-        return float(self.loss_sum) / self.num_clips
+        return float(self.loss_sum / self.num_clips)
 
     def top1(self) -> float:
         """Share of clips whose most likely class is right."""
-        return float(self.confusion_KK.diagonal().sum()) / self.num_clips
+        return float(self.num_top1 / self.num_clips)
 
     def top5(self) -> float:
-        """Share of clips whose class is among the five most likely, or among all where there are fewer."""
-        return float(self.num_top5) / self.num_clips
-
-    def mean_class(self) -> float:
-        """Recall averaged over the classes that occur among the labels (balanced accuracy)."""
-        per_class_K = self.confusion_KK.sum(dim=1)
-        present_K = per_class_K > 0
-        return float((self.confusion_KK.diagonal()[present_K] / per_class_K[present_K]).mean())
+        """Share of clips with a right one among the five most likely classes."""
+        return float(self.num_top5 / self.num_clips)
 
 
-def validation_metrics(counts: Counts) -> dict[str, float]:
-    """The metrics of a validation pass; its loss is the plain cross entropy, so that trials compare."""
-    return {
-        VAL_LOSS: counts.loss(),
-        VAL_TOP1: counts.top1(),
-        VAL_TOP5: counts.top5(),
-        VAL_MEAN_CLASS: counts.mean_class(),
-        VAL_SAMPLES: counts.num_clips,
-    }
-
-
-def cross_entropy(logits_BK: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """The plain loss that validation reports, float32 [B]."""
-    return F.cross_entropy(logits_BK.float(), label_B, reduction="none")
+def is_hit(class_BJ: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Whether any class of a row is a label of its clip, bool [B]. A clip without labels is never hit."""
+    if is_multi_hot(target):
+        return (target.gather(1, class_BJ) > 0).any(dim=1)
+    return (class_BJ == target[:, None]).any(dim=1)

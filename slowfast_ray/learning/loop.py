@@ -14,13 +14,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from slowfast_ray.learning import counts, loss, optimizer
+from slowfast_ray.learning import counts, optimizer
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.counts import Counts
+from slowfast_ray.learning.loss import Loss
+from slowfast_ray.learning.predictions import Predictions
 
 
 class Batch(Protocol):
-    """Clips float [B, 1, T, H, W] with labels int64 [B], on the model's device."""
+    """Clips float [B, 1, T, H, W] on the model's device, with labels: int64 [B], or multi-hot float [B, K]."""
 
     @property
     def clip_B1THW(self) -> torch.Tensor:
@@ -33,6 +35,15 @@ class Batch(Protocol):
         ...
 
 
+class ScoredBatch(Batch, Protocol):
+    """Clips of the validation split, which know their place in it."""
+
+    @property
+    def index_B(self) -> torch.Tensor:
+        """Position of each clip's sample in the split, int64 [B], on any device."""
+        ...
+
+
 class Batches(Protocol):
     """What the loop reads: the data wing makes it, this wing does not ask how."""
 
@@ -41,12 +52,17 @@ class Batches(Protocol):
         """Steps in an epoch."""
         ...
 
+    @property
+    def num_val_samples(self) -> int:
+        """Samples of the validation split, over all workers."""
+        ...
+
     def train(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch."""
         ...
 
-    def val(self) -> Iterator[Batch]:
-        """The validation batches."""
+    def val(self) -> Iterator[ScoredBatch]:
+        """This worker's validation batches: over all workers, every sample once."""
         ...
 
 
@@ -72,37 +88,28 @@ class EpochResult:
     epoch: int
     """Epochs done, this one included: 1 after the first."""
     metrics: dict[str, float]
-    confusion_KK: torch.Tensor
-    """Validation clips by true class (row) and predicted class (column)."""
+    predictions: Predictions
+    """Of all validation samples."""
 
 
 def epochs(
-    learner: Learner,
-    batches: Batches,
-    config: LearningConfig,
-    weights_K: torch.Tensor | None = None,
-    trained: nn.Module | None = None,
+    learner: Learner, batches: Batches, config: LearningConfig, loss: Loss, trained: nn.Module | None = None
 ) -> Iterator[EpochResult]:
     """Trains `learner` up to `config.num_epochs` and yields after each epoch.
 
     `trained` is the module that training calls where it is not the model itself (a DistributedDataParallel around it).
-    Raises FloatingPointError when the training loss stops being finite.
+    Raises FloatingPointError when the training or the validation loss stops being finite.
     """
     for epoch in range(learner.num_epochs_done + 1, config.num_epochs + 1):
         lr = learner.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
-        train_counts = _train(learner, batches, config, epoch, weights_K, trained or learner.model).over_workers()
+        train_counts = _train(learner, batches, config, epoch, loss, trained or learner.model).over_workers()
         seconds = time.perf_counter() - started
-        if not math.isfinite(train_counts.loss()):
-            raise FloatingPointError(
-                f"The training loss became {train_counts.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
-            )
+        _check_finite("training", train_counts.loss(), epoch, config)
         _average_buffers(learner.model)
-        val_counts = evaluate(learner.model, batches, config).over_workers()
-        if not math.isfinite(val_counts.loss()):
-            raise FloatingPointError(
-                f"The validation loss became {val_counts.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
-            )
+        predictions = evaluate(learner.model, batches, config)
+        _check_finite("validation", predictions.loss(), epoch, config)
+        metrics = predictions.metrics()
         learner.num_epochs_done = epoch
         epoch_seconds = time.perf_counter() - started
         yield EpochResult(
@@ -111,51 +118,51 @@ def epochs(
                 counts.TRAIN_LOSS: train_counts.loss(),
                 counts.TRAIN_TOP1: train_counts.top1(),
                 counts.TRAIN_LR: lr,
-                counts.TRAIN_CLIPS_PER_SECOND: train_counts.num_clips / seconds,
+                counts.TRAIN_CLIPS_PER_SECOND: float(train_counts.num_clips) / seconds,
                 counts.EPOCH_SECONDS: epoch_seconds,
-                **counts.validation_metrics(val_counts),
+                **metrics,
             },
-            confusion_KK=val_counts.confusion_KK.cpu(),
+            predictions=predictions,
         )
 
 
 def _train(
-    learner: Learner,
-    batches: Batches,
-    config: LearningConfig,
-    epoch: int,
-    weights_K: torch.Tensor | None,
-    trained: nn.Module,
+    learner: Learner, batches: Batches, config: LearningConfig, epoch: int, loss: Loss, trained: nn.Module
 ) -> Counts:
     trained.train()
     total: Counts | None = None
     for batch in batches.train(epoch):
         with _autocast(batch.clip_B1THW.device, config):
             logits_BK = trained(batch.clip_B1THW)
-        loss_B = loss.per_clip(logits_BK, batch.label_B, weights_K, config.label_smoothing)
+        loss_B = loss(logits_BK, batch.label_B)
         learner.optimizer.zero_grad(set_to_none=True)
         loss_B.mean().backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.max_grad_norm)
         learner.optimizer.step()
         learner.scheduler.step()
-        total = total or Counts.zero(logits_BK.shape[1], logits_BK.device)
+        total = total or Counts.zero(logits_BK.device)
         total.add(logits_BK.detach(), batch.label_B, loss_B)
     assert total is not None, "an epoch has at least one step: a batch larger than the training set is refused"
     return total
 
 
+def _check_finite(name: str, loss: float, epoch: int, config: LearningConfig) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"The {name} loss became {loss} in epoch {epoch}; lower `learning.lr` (={config.lr}).")
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, config: LearningConfig) -> Counts:
-    """Counts of this worker's validation samples."""
+def evaluate(model: nn.Module, batches: Batches, config: LearningConfig) -> Predictions:
+    """The predictions of all validation samples, the same on every worker. All workers must call it together."""
     model.eval()
-    total: Counts | None = None
+    scored: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for batch in batches.val():
         with _autocast(batch.clip_B1THW.device, config):
             logits_BK = model(batch.clip_B1THW)
-        total = total or Counts.zero(logits_BK.shape[1], logits_BK.device)
-        total.add(logits_BK, batch.label_B, counts.cross_entropy(logits_BK, batch.label_B))
-    assert total is not None, "a split has at least one sample a worker"
-    return total
+        scored.append((batch.index_B.to(logits_BK.device), logits_BK.float(), batch.label_B))
+    assert scored, "a split has at least one sample a worker"
+    index_N, logits_NK, target = (torch.cat(parts) for parts in zip(*scored, strict=True))
+    return Predictions.over_workers(index_N, logits_NK, target, batches.num_val_samples)
 
 
 def _autocast(device: torch.device, config: LearningConfig) -> torch.autocast:

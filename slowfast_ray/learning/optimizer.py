@@ -1,15 +1,11 @@
 """The optimiser of a network and its learning-rate schedule."""
 
-import logging
-
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from slowfast_ray.learning import schedule
 from slowfast_ray.learning.config import LearningConfig
-
-log = logging.getLogger(__name__)
 
 
 def build(model: nn.Module, config: LearningConfig, num_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
@@ -25,8 +21,6 @@ def build(model: nn.Module, config: LearningConfig, num_steps: int) -> tuple[tor
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
         )
     else:
-        if config.momentum != LearningConfig().momentum:
-            log.warning("`learning.momentum` (=%g) has no effect under adamw.", config.momentum)
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
     num_warmup_steps = round(num_steps * config.warmup_fraction)
     return optimizer, LambdaLR(

@@ -16,6 +16,7 @@ import torch
 import tyro
 from rich.console import Console
 
+from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.running import cluster
@@ -24,6 +25,8 @@ from slowfast_ray.running.config import SearchConfig
 Preset = Literal["laptop", "gpu"]
 PRESETS: dict[Preset, Experiment] = {"laptop": LAPTOP, "gpu": GPU}
 
+EXIT_SERIOUS = 1
+"""Of a strict audit that found what makes figures mislead."""
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended."""
@@ -61,6 +64,36 @@ class TuneFlags(_Flags):
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditFlags:
+    """Flags of an audit, which trains nothing: of an experiment, the data alone."""
+
+    json: Path | None = None
+    """Write the report as JSON, for programs [path of a new file]."""
+
+    html: Path | None = None
+    """Write the report as one page with pictures, for people [path of a new file]."""
+
+    strict: bool = False
+    """End with code 1 where there is a serious finding."""
+
+    verbose: bool = False
+    """Show the logs of every step."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class CompareFlags:
+    """Two runs, or trials, by their folders."""
+
+    first: tyro.conf.Positional[Path]
+    """Folder of a run or trial [path]."""
+
+    second: tyro.conf.Positional[Path]
+    """Folder of another [path]."""
+
+
 Flags = TypeVar("Flags", TrainFlags, TuneFlags)
 
 
@@ -78,6 +111,22 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
         flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     cluster.end_by_sigterm_as_by_ctrl_c()
+    return flags
+
+
+def parse_audit(docstring: str, arguments: Sequence[str] | None = None) -> AuditFlags:
+    """The flags of an audit, with the errors of `parse`."""
+    with bad_input_exits():
+        flags = tyro.cli(AuditFlags, args=arguments, description=docstring.splitlines()[0])
+    quiet_logs(verbose=flags.verbose)
+    return flags
+
+
+def parse_compare(docstring: str, arguments: Sequence[str] | None = None) -> CompareFlags:
+    """The flags of a comparison, with the errors of `parse`."""
+    with bad_input_exits():
+        flags = tyro.cli(CompareFlags, args=arguments, description=docstring.splitlines()[0])
+    quiet_logs(verbose=False)
     return flags
 
 

@@ -48,7 +48,11 @@ class Observer(tune.Callback):
         experiment = self._ready.experiment.override(sample)
         name = trial_name(number)
         run_id = self._tracker.start(
-            f"{name} {describe(sample)}", experiment, self._ready.folder / name, parent=self._run_id
+            f"{name} {describe(sample)}",
+            experiment,
+            self._ready.folder / name,
+            parent=self._run_id,
+            tags=self._ready.tags(),
         )
         self._trials[trial.trial_id] = Trial(number, experiment, sample, run_id, started=time.monotonic())
         self._show()

@@ -1,18 +1,23 @@
 """What can be refused is refused here: before Ray starts, before anything is written."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_ray.data import dataset
+from slowfast_ray.data import audit, dataset
+from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import tracking, worker
+from slowfast_ray.running import scores, tracking, worker
+from slowfast_ray.running.scores import Score
 
 BEGUN_AS = "experiment.json"
 """In a run's folder: the experiment that it began as."""
+MEMBERS = "split.json"
+"""In a run's folder: which samples train, validate, and were left out."""
 
 
 class RefusedError(ValueError):
@@ -27,12 +32,58 @@ class Ready:
     experiment: Experiment
     folder: Path
     """Where this run or search keeps its files; does not exist yet, unless it is resumed."""
-    summary: str
-    """The dataset in one line."""
+    data: Dataset
+    findings: tuple[Finding, ...]
+    """What the cheap part of the audit found."""
+    baselines: tuple[Score, ...]
+    """What no network is needed for."""
+
+    def warnings(self) -> list[str]:
+        """What a user should know before they trust the result, and settings that do nothing."""
+        experiment = self.experiment
+        found = self.data.warnings() + experiment.learning.without_effect()
+        twice = [
+            f"`learning.{name}` (={value})"
+            for name, value, plain in (
+                ("class_weights", experiment.learning.class_weights, "none"),
+                ("logit_adjustment", experiment.learning.logit_adjustment, 0.0),
+            )
+            if value != plain
+        ]
+        if experiment.data.class_balance and twice:
+            found.append(
+                f"`data.class_balance` (={experiment.data.class_balance}) and {' and '.join(twice)} correct the same "
+                "imbalance, together too far: each is computed from the classes as they come."
+            )
+        return found
+
+    def tags(self) -> dict[str, str]:
+        """What a run in MLflow says of its data: only runs with equal fingerprints compare."""
+        data = self.data
+        tags = {
+            "split": data.split_name,
+            "split_fingerprint": data.fingerprint,
+            "dataset_fingerprint": data.source.fingerprint,
+            "leak_share": f"{data.leak_share:.4f}",
+            "num_sessions": str(data.source.timeline.num_sessions),
+            "labels": data.config.labels,
+            "num_train": str(len(data.train)),
+            "num_val": str(len(data.val)),
+        }
+        for score in self.baselines:
+            tags |= {
+                f"baseline.{score.name}.{metric.split('/')[1]}": str(interval)
+                for metric, interval in score.intervals.items()
+            }
+        return {f"slowfast_ray.{name}": value for name, value in tags.items()}
 
 
-def check(experiment: Experiment, *, name: str, objective: str, resume: bool = False) -> Ready:
+def check(
+    experiment: Experiment, *, name: str, objective: str, resume: bool = False, widest_window: float | None = None
+) -> Ready:
     """Everything that must hold before a run or a search starts. Writes nothing.
+
+    `widest_window` is that of a search space: leaks are looked for in it as well.
 
     Raises ValueError or OSError with the law, the value, the place and the remedy.
     """
@@ -40,8 +91,14 @@ def check(experiment: Experiment, *, name: str, objective: str, resume: bool = F
         raise ValueError(f"`name` (={name!r}) becomes a folder: use letters, digits, '.', '_' and '-' only.")
     if objective not in counts.HIGHER_IS_BETTER:
         raise ValueError(f"`metric` (={objective!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")
-    data = dataset.load(experiment.data.root)
+    data = dataset.load(experiment.data)
     experiment = worker.with_classes(experiment, data)
+    valid = counts.metrics_for(labels_are_multi=experiment.data.labels == "multi")
+    if objective not in valid:
+        raise ValueError(
+            f"`metric` (={objective}) does not exist under `data.labels` (={experiment.data.labels}); choose one of "
+            f"{', '.join(valid)}."
+        )
     check_against(experiment, data)
     if "://" in experiment.run.storage:
         raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
@@ -52,9 +109,16 @@ def check(experiment: Experiment, *, name: str, objective: str, resume: bool = F
     root = None if experiment.data.root is None else os.fspath(data.root)
     experiment = experiment.override({"data.root": root, "run.storage": os.fspath(storage), "run.tracking_uri": uri})
     if resume:
-        check_same(experiment, objective, folder)
+        check_same(experiment, objective, folder, data)
     tracking.check(uri)
-    return Ready(name=name, experiment=experiment, folder=folder, summary=data.summary())
+    return Ready(
+        name=name,
+        experiment=experiment,
+        folder=folder,
+        data=data,
+        findings=audit.of_dataset(data, widest_window),
+        baselines=scores.of_baselines(data),
+    )
 
 
 def check_against(experiment: Experiment, data: Dataset) -> None:
@@ -71,8 +135,8 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
         )
 
 
-def check_same(experiment: Experiment, objective: str, folder: Path) -> None:
-    """Raises ValueError where a run would be resumed as another experiment than it began as."""
+def check_same(experiment: Experiment, objective: str, folder: Path, data: Dataset) -> None:
+    """Raises ValueError where a run would be resumed as another experiment than it began as, or on other data."""
     before = Experiment.from_json((folder / BEGUN_AS).read_text(encoding="utf-8")).flatten()
     now = experiment.flatten()
     newest = checkpoint.newest(folder)
@@ -87,6 +151,13 @@ def check_same(experiment: Experiment, objective: str, folder: Path) -> None:
             f"A run is resumed as the experiment that it began as, but {shown} in {folder}; give the same flags, or "
             "another --name."
         )
+    began_with = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
+    for name, value in (("dataset", data.source.fingerprint), ("split", data.fingerprint)):
+        if began_with[f"{name}_fingerprint"] != value:
+            raise ValueError(
+                f"The {name} is not the one that the run in {folder} began with: its fingerprint is {value}, but was "
+                f"{began_with[f'{name}_fingerprint']}; restore the data, or choose another --name."
+            )
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
@@ -109,4 +180,6 @@ def claim(ready: Ready) -> None:
         ready.folder.mkdir(parents=True)
     except FileExistsError:
         raise RefusedError(f"{ready.folder} was taken by another run just now; choose another --name.") from None
+    (ready.folder / MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
+    # Last: where it stands, a run began, and can be resumed.
     (ready.folder / BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")

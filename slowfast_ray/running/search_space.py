@@ -15,8 +15,11 @@ Space = dict[str, Any]
 """Dotted names of fields, each with a domain."""
 
 MAX_CHECKED_COMBINATIONS = 2_000
-NOT_SEARCHED = ("data.root", "model.num_classes", "run.num_workers", "run.storage", "run.tracking_uri")
-"""Fields that belong to the search as a whole."""
+NOT_SEARCHED = (
+    "data.root", "data.split", "data.fold", "data.num_folds", "data.split_seed", "data.purge_window", "data.labels",
+    "data.ties", "model.num_classes", "run.num_workers", "run.storage", "run.tracking_uri",
+)  # fmt: skip
+"""Fields that belong to the search as a whole: all trials score the same validation samples."""
 
 
 def check(space: Space, experiment: Experiment) -> None:
@@ -26,7 +29,7 @@ def check(space: Space, experiment: Experiment) -> None:
     """
     if not space:
         raise ValueError("The search space is empty; name at least one field.")
-    data = dataset.load(experiment.data.root)
+    data = dataset.load(experiment.data)
     preflight.check_against(experiment, data)
     own = experiment.flatten()
     edges: dict[str, list[Any]] = {}
@@ -34,6 +37,11 @@ def check(space: Space, experiment: Experiment) -> None:
         if name in NOT_SEARCHED:
             raise ValueError(f"`{name}` is the same for all trials of a search; take it out of the search space.")
         experiment.override({name: own.get(name)})  # an unknown name is refused here
+        if name == "data.frame_interval" and experiment.data.frame_interval_ms is not None:
+            raise ValueError(
+                "`data.frame_interval` in the search space has no effect, since `data.frame_interval_ms` "
+                f"(={experiment.data.frame_interval_ms:g}) is set; search data.frame_interval_ms instead."
+            )
         edges[name] = edges_of(name, domain)
         if not _holds(domain, own[name]):
             raise ValueError(
@@ -64,6 +72,22 @@ def edges_of(name: str, domain: Any) -> list[Any]:
         return [domain.lower, domain.upper]
     kind = "a sampler without ends" if isinstance(domain, Domain) else f"{domain!r}"
     raise ValueError(f"`{name}` in the search space is {kind}; use tune.choice, uniform, loguniform or randint.")
+
+
+def widest_window(space: Space, experiment: Experiment) -> float:
+    """The widest span of a clip that the space can give [frames; ms where the experiment goes by the clock]."""
+    name = "data.frame_interval" if experiment.data.frame_interval_ms is None else "data.frame_interval_ms"
+    longest = {each: max(edges_of(each, space[each])) for each in ("data.clip_len", name) if each in space}
+    own = experiment.flatten()
+    clip_len, interval = (longest.get(each, own[each]) for each in ("data.clip_len", name))
+    return float(clip_len * interval)
+
+
+def with_widest_window(space: Space, experiment: Experiment) -> Experiment:
+    """`experiment` with a purge as wide as any clip of the space, where its split purges and names no width itself."""
+    if experiment.data.split != "purged" or experiment.data.purge_window is not None:
+        return experiment
+    return experiment.override({"data.purge_window": widest_window(space, experiment)})
 
 
 def _holds(domain: Any, value: Any) -> bool:

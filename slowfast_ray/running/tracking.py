@@ -164,6 +164,10 @@ class Tracker:
         """All files of `folder`, as artifacts under `name`."""
         self._send(lambda: self._client.log_artifacts(run_id, os.fspath(folder), name))
 
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._send(lambda: self._client.log_text(run_id, text, name))
+
     def end(self, run_id: str, state: State, tags: Mapping[str, str] = {}) -> None:
         """Closes a run with its honest state; MLflow takes the duration from it."""
         ended_ms = int(time.time() * 1000)

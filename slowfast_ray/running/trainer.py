@@ -39,7 +39,9 @@ def fit(
         preflight.claim(ready)
     tracker = Tracker(experiment.run.tracking_uri)
     run_id = tracker.find(folder) if resume else None
-    run_id = run_id or tracker.start(ready.name, experiment, folder)
+    if run_id is None:
+        run_id = tracker.start(ready.name, experiment, folder, tags=ready.tags())
+        tracker.log_text(run_id, ready.data.members_json(), preflight.MEMBERS)
     history = _history(folder)
     rows: list[Row] = []
 

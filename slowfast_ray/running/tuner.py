@@ -30,10 +30,16 @@ from slowfast_ray.running.worker import Place
 
 
 def check(experiment: Experiment, space: Space, config: SearchConfig, *, name: str) -> Ready:
-    """Everything that must hold before a search starts. Writes nothing; raises ValueError or OSError."""
+    """Everything that must hold before a search starts. Writes nothing; raises ValueError or OSError.
+
+    Under the purged split all trials are given the widest window of the space, so that they train and validate on the
+    same samples whatever their clips.
+    """
+    experiment = search_space.with_widest_window(space, experiment)
     search_space.check(space, experiment)
     cluster.check_fits(num_workers=experiment.run.num_workers, max_concurrent=config.max_concurrent)
-    return preflight.check(experiment, name=name, objective=config.metric)
+    widest_window = search_space.widest_window(space, experiment)
+    return preflight.check(experiment, name=name, objective=config.metric, widest_window=widest_window)
 
 
 def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = False) -> SearchResult:
@@ -46,7 +52,10 @@ def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = 
         assert experiment.run.tracking_uri is not None, "preflight resolved it"
         preflight.claim(ready)
         tracker = Tracker(experiment.run.tracking_uri)
-        run_id = tracker.start(ready.name, experiment, ready.folder, tags={"slowfast_ray.metric": config.metric})
+        run_id = tracker.start(
+            ready.name, experiment, ready.folder, tags={"slowfast_ray.metric": config.metric, **ready.tags()}
+        )
+        tracker.log_text(run_id, ready.data.members_json(), preflight.MEMBERS)
         view = SearchView(ready.name, config, experiment.learning.num_epochs)
         observer = Observer(tracker, ready, config, run_id, view)
         state: State = "failed"

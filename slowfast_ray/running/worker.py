@@ -19,9 +19,10 @@ from slowfast_ray.data import dataset
 from slowfast_ray.data.batches import Batches
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts, loop, loss
+from slowfast_ray.learning import checkpoint, counts, loop
 from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.loop import Learner
+from slowfast_ray.learning.loss import Loss
 from slowfast_ray.model import slowfast
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def train(
     place = place or Place()
     if place.num_threads is not None:
         torch.set_num_threads(place.num_threads)
-    data = dataset.load(experiment.data.root)
+    data = dataset.load(experiment.data)
     experiment = with_classes(experiment, data)
     torch.manual_seed(experiment.run.seed)
     model = slowfast.build(experiment.model).to(place.device)
@@ -92,17 +93,16 @@ def train(
     if progress.epoch >= experiment.learning.num_epochs:  # whoever restarted it still waits for a row
         report(row_of(progress, folder, experiment))
         return
-    weights_K = None
-    if experiment.learning.class_weights == "inverse_frequency":
-        weights_K = loss.inverse_frequency(data.train.labels_S, len(data.classes)).to(place.device)
+    num_train_K = data.train.num_per_class_K(len(data.classes))
+    objective_loss = Loss.of(experiment.learning, num_train_K, len(data.train), place.device)
     trained = None
     if place.num_workers > 1:
         # BatchNorm keeps each worker's own statistics; the loop averages them before it evaluates.
         trained = DistributedDataParallel(model, broadcast_buffers=False)
-    for result in loop.epochs(learner, batches, experiment.learning, weights_K, trained):
+    for result in loop.epochs(learner, batches, experiment.learning, objective_loss, trained):
         _note(progress, result)
         if place.rank == 0:
-            checkpoint.save(folder, learner, progress, experiment.to_json())
+            checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
         report(row_of(progress, folder, experiment))
 
 

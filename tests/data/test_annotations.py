@@ -1,17 +1,14 @@
-"""Annotation files: the label policy, what it counts, and what is refused with the place in the file."""
+"""Annotation files: what is read, what is left out and counted, and what is refused with the place in the file."""
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from slowfast_ray.data import annotations
-from slowfast_ray.data.annotations import Sample
+from slowfast_ray.data.annotations import Annotations, Image, Person
 
 NAMES = ("sitting", "standing", "lying")
 
@@ -36,63 +33,92 @@ def write(tmp_path: Path, written: Any) -> Path:
     return path
 
 
-def test_reads_samples_in_the_order_of_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, content([2], [0], [1]))
+def labels(read: Annotations) -> list[list[int]]:
+    return [[person.label for person in image.people] for image in read.images]
+
+
+def test_reads_images_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, content([2], [0, 2, 0], [1]))
     read = annotations.read(path)
     assert read.path == path
     assert read.classes == NAMES
-    assert read.samples == (Sample("0", "R0", 0, 2), Sample("1", "R1", 10, 0), Sample("2", "R0", 20, 1))
-    assert (read.num_ties, read.num_conflicts, read.num_unlabelled) == (0, 0, 0)
+    assert [(image.id, image.recording, image.keyframe) for image in read.images] == [
+        ("0", "R0", 0),
+        ("1", "R1", 10),
+        ("2", "R0", 20),
+    ]
+    assert labels(read) == [[2], [0, 2, 0], [1]]
+    assert read.num_unlabelled == 0
 
 
-def test_the_majority_decides_and_a_tie_goes_to_the_lowest_id(tmp_path: Path) -> None:
-    read = annotations.read(
-        write(
-            tmp_path,
-            content(
-                [2, 1, 2],  # a majority against a lower id: a conflict, no tie
-                [2, 1],  # a tie, the higher id first in the file
-                [2, 2, 1, 1, 0],  # a tie of the most frequent; the lowest id of all is no winner
-                [0, 1, 2],  # everybody ties
-                [1, 1],  # agreement
-            ),
-        )
+def test_people_have_their_boxes_and_numbers(tmp_path: Path) -> None:
+    written = content([2, 0], [1])
+    written["annotations"][0].update(bbox=[0.5, 0.25, 1, 0.125], object_id=7)
+    written["annotations"][1].update(bbox=[0, 0, 0, 2], object_id="left")
+    path = write(tmp_path, written)
+    first, second = annotations.read(path).images
+    assert first == Image(
+        "0",
+        "R0",
+        0,
+        (Person(2, (0.5, 0.25, 1.0, 0.125), 7), Person(0, (0.0, 0.0, 0.0, 2.0), "left")),
+        f"images[0] of {path}",
     )
-    assert [sample.label for sample in read.samples] == [2, 1, 1, 0, 1]
-    assert read.num_ties == 3
-    assert read.num_conflicts == 4
+    assert second.people == (Person(1, None, None),)
 
 
-@settings(max_examples=100, deadline=None)
-@given(votes=st.lists(st.integers(0, 5), min_size=1, max_size=12))
-def test_majority_is_a_winner_whom_no_lower_label_equals(votes: list[int]) -> None:
-    label, is_tie = annotations.majority(Counter(votes))
-    counts = [votes.count(each) for each in range(6)]
-    assert counts[label] == max(counts)
-    assert all(count < counts[label] for count in counts[:label])
-    assert is_tie == (counts.count(max(counts)) > 1)
+@pytest.mark.parametrize("box", [None, [], [1, 2, 3], [0.5] * 5, "0.5", {"x": 1}, [0.5, 0.5, 0.5, None], ["0"] * 4])
+def test_a_box_that_is_none_of_four_numbers_is_none(tmp_path: Path, box: Any) -> None:
+    written = content([2])
+    written["annotations"][0]["bbox"] = box
+    ((person,),) = (image.people for image in annotations.read(write(tmp_path, written)).images)
+    assert person.box is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_box_that_is_not_finite_is_none(tmp_path: Path, number: str) -> None:
+    # Python's JSON reads these words.
+    written = json.dumps(content([2])).replace('"category_id": 2', f'"category_id": 2, "bbox": [0.5, 0.5, {number}, 1]')
+    ((person,),) = (image.people for image in annotations.read(write(tmp_path, written)).images)
+    assert person.box is None
+
+
+@pytest.mark.parametrize("number", [[1], {"id": 1}, 1.5])
+def test_a_persons_number_is_a_whole_number_or_text(tmp_path: Path, number: Any) -> None:
+    written = content([0], [1])
+    written["annotations"][1]["object_id"] = number
+    with pytest.raises(ValueError, match=r"`object_id` must be a whole number or text.*annotations\[1\] of"):
+        annotations.read(write(tmp_path, written))
+
+
+def test_the_time_of_an_image_is_read_where_it_is_one(tmp_path: Path) -> None:
+    written = content([0], [1], [2], [0])
+    for image, timestamp in zip(written["images"], (1_700_000_000_123, 99.6, "noon", None), strict=True):
+        image["timestamp"] = timestamp
+    found = [image.timestamp_ms for image in annotations.read(write(tmp_path, written)).images]
+    assert found == [1_700_000_000_123, 100, None, None]
 
 
 def test_images_without_annotations_are_left_out_and_counted(tmp_path: Path) -> None:
     read = annotations.read(write(tmp_path, content([], [1], [], [2], [])))
-    assert [sample.id for sample in read.samples] == ["1", "3"]
+    assert [image.id for image in read.images] == ["1", "3"]
     assert read.num_unlabelled == 3
 
 
 def test_an_image_that_is_left_out_needs_no_keyframe(tmp_path: Path) -> None:
     written = content([], [1])
     del written["images"][0]["frame_idx"], written["images"][0]["sensor_id"]
-    assert len(annotations.read(write(tmp_path, written)).samples) == 1
+    assert len(annotations.read(write(tmp_path, written)).images) == 1
 
 
 def test_category_ids_may_have_gaps_and_any_order(tmp_path: Path) -> None:
-    # A label is the rank of the category's id, whatever the order of the list; a tie goes to the lowest id.
+    # A label is the rank of the category's id, whatever the order of the list.
     written = content([70], [7], [7, 70], [9], categories=[
         {"id": 70, "name": "last"}, {"id": 7, "name": "first"}, {"id": 9, "name": "middle"},
     ])  # fmt: skip
     read = annotations.read(write(tmp_path, written))
     assert read.classes == ("first", "middle", "last")
-    assert [sample.label for sample in read.samples] == [2, 0, 0, 1]
+    assert labels(read) == [[2], [0], [0, 2], [1]]
 
 
 def test_an_unknown_category_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -201,7 +227,7 @@ def test_category_ids_of_two_kinds_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("people", [(), ([],), ([], [])])
-def test_a_split_without_a_sample_is_refused(tmp_path: Path, people: tuple[list[int], ...]) -> None:
+def test_a_split_without_a_labelled_image_is_refused(tmp_path: Path, people: tuple[list[int], ...]) -> None:
     path = write(tmp_path, content(*people))
     with pytest.raises(ValueError, match=rf"at least one labelled image, but {re.escape(str(path))}"):
         annotations.read(path)

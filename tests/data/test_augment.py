@@ -239,3 +239,130 @@ def test_a_clip_is_prepared_alike_in_any_batch() -> None:
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         assert_close(augment.prepare(clip_B1THW[part], config, variation.rows(part)), whole[part], atol=1e-5)
         assert_close(augment.prepare(clip_B1THW[part], config), augment.prepare(clip_B1THW, config)[part], atol=1e-6)
+
+
+# Regions
+
+
+def region_of(*rows: tuple[float, float, float, float]) -> augment.Region:
+    """A region for each clip: centre and half side, x before y, the same for all its frames."""
+    numbers = torch.tensor(rows)
+    return augment.Region(center_BT2=numbers[:, None, :2], half_B2=numbers[:, 2:])
+
+
+WHOLE = (0.5, 0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (20, 30), (37, 64)])
+def test_a_region_over_the_whole_frame_is_the_whole_frame(height: int, width: int) -> None:
+    clip_B1THW = some_clips(5)
+    region = region_of(*[WHOLE] * 5)
+    config = replace(EVERYTHING, height=height, width=width)
+    found = augment.prepare(clip_B1THW, config, region=region)
+    assert_close(found, augment.prepare(clip_B1THW, config), atol=1e-4)
+    variation = augment.draw(config, 5, seeded())
+    expected = augment.prepare(clip_B1THW, config, variation)
+    assert_close(augment.prepare(clip_B1THW, config, variation, region), expected, atol=1e-5)
+    # One centre for all frames, or the same for each.
+    each = augment.Region(region.center_BT2.expand(-1, 4, -1), region.half_B2)
+    assert_close(augment.prepare(clip_B1THW, config, variation, each), expected, atol=1e-5)
+
+
+def test_a_region_is_cut_out_pixel_for_pixel() -> None:
+    clip_B1THW = some_clips(2)
+    config = replace(NOTHING, height=20, width=30)
+    # Columns 15 to 44 and rows 4 to 23; columns 0 to 29 and rows 20 to 39.
+    region = region_of((30 / 60, 14 / 40, 0.25, 0.25), (15 / 60, 30 / 40, 0.25, 0.25))
+    found = celsius(augment.prepare(clip_B1THW, config, region=region), config)
+    assert_close(found[0], clip_B1THW[0, :, :, 4:24, 15:45])
+    assert_close(found[1], clip_B1THW[1, :, :, 20:40, 0:30])
+
+
+def test_a_region_moves_with_its_frames() -> None:
+    clip_B1THW = some_clips(1, 3)
+    config = replace(NOTHING, height=20, width=30)
+    center_BT2 = torch.tensor([[[15 / 60, 10 / 40], [20 / 60, 12 / 40], [45 / 60, 30 / 40]]])
+    region = augment.Region(center_BT2, torch.tensor([[0.25, 0.25]]))
+    found = celsius(augment.prepare(clip_B1THW, config, region=region), config)[0, 0]
+    for t, (left, top) in enumerate([(0, 0), (5, 2), (30, 20)]):
+        assert_close(found[t], clip_B1THW[0, 0, t, top : top + 20, left : left + 30])
+
+
+def test_over_the_border_the_border_is_repeated() -> None:
+    clip_B1THW = some_clips(1)
+    config = replace(NOTHING, height=40, width=60)
+    # Half a picture to the left and up: the corner pixel fills a quarter.
+    found = celsius(augment.prepare(clip_B1THW, config, region=region_of((0.0, 0.0, 0.5, 0.5))), config)[0, 0]
+    assert_close(found[:, 20:, 30:], clip_B1THW[0, 0, :, :20, :30])
+    assert_close(found[:, :20, :30], clip_B1THW[0, 0, :, :1, :1].expand(-1, 20, 30))
+
+
+def test_flips_and_shifts_are_those_of_the_region() -> None:
+    clip_B1THW = some_clips(1)
+    config = replace(NOTHING, height=20, width=30)
+    region = region_of((0.5, 0.5, 0.25, 0.25))  # columns 15 to 44, rows 10 to 29
+    plain = augment.prepare(clip_B1THW, config, region=region)
+    nothing = augment.draw(config, 1, seeded())
+    for scale, axes in (((-1.0, 1.0), [4]), ((1.0, -1.0), [3]), ((-1.0, -1.0), [3, 4])):
+        flipped = replace(nothing, scale_B2=torch.tensor([scale]))
+        assert_close(augment.prepare(clip_B1THW, config, flipped, region), plain.flip(axes))
+    # A shift of 0.2, where 1 is the border: a tenth of the region's side, 3 of 30 columns and 2 of 20 rows.
+    shifted = replace(nothing, shift_B2=torch.tensor([[0.2, -0.2]]))
+    found = celsius(augment.prepare(clip_B1THW, config, shifted, region), config)
+    assert_close(found[0], clip_B1THW[0, :, :, 8:28, 18:48])
+    # A crop of half the side, in the middle of the region.
+    half = replace(nothing, scale_B2=torch.tensor([[0.5, 0.5]]))
+    even = region_of((0.5, 0.5, 0.2, 0.2))  # columns 18 to 41, rows 12 to 27; half of it: 24 to 35 and 16 to 23
+    found = celsius(augment.prepare(clip_B1THW, replace(config, height=8, width=12), half, even), config)
+    assert_close(found[0], clip_B1THW[0, :, :, 16:24, 24:36])
+
+
+def test_what_is_erased_lies_in_the_region_and_moves_with_it() -> None:
+    # Looked at from outside: the variation of a clip with a region, at native size, over the whole frame.
+    clip_B1THW = some_clips(200, 3)
+    variation = augment.draw(replace(NOTHING, erase_prob=1), 200, seeded())
+    center_BT2 = 0.3 + 0.4 * torch.rand(200, 3, 2, generator=seeded(5))
+    half_B2 = 0.05 + 0.2 * torch.rand(200, 2, generator=seeded(6))
+    region = augment.Region(center_BT2, half_B2)
+    erased = augment._erase(clip_B1THW, variation.erased_B4, region)
+    x_W, y_H = (torch.arange(60) + 0.5) / 60, (torch.arange(40) + 0.5) / 40
+    top_B, bottom_B, left_B, right_B = variation.erased_B4.T
+    num_erased = 0
+    for b in range(200):
+        for t in range(3):
+            low, high = center_BT2[b, t] - half_B2[b], center_BT2[b, t] + half_B2[b]
+            size = high - low
+            inside_W = (x_W >= low[0] + left_B[b] * size[0] - 1e-6) & (x_W < low[0] + right_B[b] * size[0] + 1e-6)
+            inside_H = (y_H >= low[1] + top_B[b] * size[1] - 1e-6) & (y_H < low[1] + bottom_B[b] * size[1] + 1e-6)
+            inside_HW = inside_H[:, None] & inside_W
+            changed_HW = erased[b, 0, t] != clip_B1THW[b, 0, t]
+            assert not (changed_HW & ~inside_HW).any()
+            assert (changed_HW | ~inside_HW).float().mean() > 0.999
+            num_erased += int(changed_HW.any())
+            rows, columns = changed_HW.nonzero().T
+            if len(rows):
+                assert low[0] <= x_W[columns].min()
+                assert x_W[columns].max() <= high[0]
+                assert low[1] <= y_H[rows].min()
+                assert y_H[rows].max() <= high[1]
+    assert num_erased > 300  # small ones fall between the pixels
+
+
+def test_without_erasing_a_region_changes_nothing() -> None:
+    clip_B1THW = some_clips(20)
+    variation = augment.draw(NOTHING, 20, seeded())
+    center_BT2 = torch.rand(20, 4, 2, generator=seeded(5))
+    region = augment.Region(center_BT2, torch.full((20, 2), 0.3))
+    assert torch.equal(augment._erase(clip_B1THW, variation.erased_B4, region), clip_B1THW)
+
+
+def test_a_clip_with_a_region_is_prepared_alike_in_any_batch() -> None:
+    clip_B1THW = some_clips(4)
+    config = replace(EVERYTHING, height=24, width=24)
+    variation = augment.draw(config, 4, seeded())
+    center_BT2, half_B2 = torch.rand(4, 4, 2, generator=seeded(5)), torch.full((4, 2), 0.2)
+    whole = augment.prepare(clip_B1THW, config, variation, augment.Region(center_BT2, half_B2))
+    assert whole.shape == (4, 1, 4, 24, 24)
+    for part in (slice(0, 1), slice(1, 4)):
+        region = augment.Region(center_BT2[part], half_B2[part])
+        assert_close(augment.prepare(clip_B1THW[part], config, variation.rows(part), region), whole[part], atol=1e-5)

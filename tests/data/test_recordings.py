@@ -204,3 +204,87 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "a.h5", tmp_path):  # a folder is no recording either
         with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
             recordings.read(path)
+
+
+# When and by what
+
+
+def test_times_are_milliseconds_and_may_lack(tmp_path: Path) -> None:
+    assert recordings.read(write(tmp_path / "a.h5", frames=some_frames(3))).times_N is None
+    for dtype in (np.int64, np.uint64, np.int32, np.float64):
+        path = write(tmp_path / "b.h5", frames=some_frames(3), timestamps=np.array([5, 7, 6], dtype))
+        times_N = recordings.read(path).times_N
+        assert times_N is not None
+        assert (times_N.dtype, times_N.tolist()) == (np.int64, [5, 7, 6])  # disordered, as they are
+    now_ms = [1_732_233_600_000, 1_732_233_600_000.4, 1_732_233_600_170.6]
+    times_N = recordings.read(write(tmp_path / "c.h5", frames=some_frames(3), timestamps=now_ms)).times_N
+    assert times_N is not None
+    assert times_N.tolist() == [1_732_233_600_000, 1_732_233_600_000, 1_732_233_600_171]
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        ([1, 2], "one number a frame.*3 frames"),
+        ([[1, 2, 3]], "one number a frame"),
+        (7, "one number a frame"),
+        ([b"a", b"b", b"c"], "one number a frame"),
+        ([True, False, True], "one number a frame"),
+        ([1.0, np.nan, 3.0], "finite"),
+        ([1.0, 2.0, np.inf], "finite"),
+    ],
+)
+def test_times_of_another_kind_are_refused(tmp_path: Path, times: Any, says: str) -> None:
+    path = write(tmp_path / "a.h5", frames=some_frames(3), timestamps=times)
+    with pytest.raises(ValueError, match=f"`timestamps` must .*{says}") as raised:
+        recordings.read(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_group_named_timestamps_is_refused(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.h5", frames=some_frames(3)), "r+") as file:
+        file.create_group("timestamps")
+    with pytest.raises(ValueError, match="`timestamps` must hold one number a frame"):
+        recordings.read(tmp_path / "a.h5")
+
+
+def test_a_sensor_is_told_by_its_address(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", frames=some_frames(3))
+    assert recordings.read(path).sensor is None
+    with h5py.File(path, "r+") as file:
+        file.attrs["mac_address"] = "00:1B:44:11:3A:B7"
+        file.attrs["sensor_id"] = "SL14_R1"  # the recording's name, in the thermal dataset
+    assert recordings.read(path).sensor == "00:1B:44:11:3A:B7"
+
+
+def test_identical_frames_have_equal_digests_and_no_others(tmp_path: Path) -> None:
+    frames = some_frames(6)
+    frames[4] = frames[1]
+    frames[5] = np.nextafter(frames[2], 99, dtype=np.float32)
+    first, other = (recordings.read(write(tmp_path / f"{name}.h5", frames=frames)) for name in "ab")
+    np.testing.assert_array_equal(first.digests_N, other.digests_N)
+    digests = first.digests_N.tolist()
+    assert first.digests_N.dtype == np.uint64
+    assert digests[1] == digests[4]
+    assert len(set(digests)) == 5
+
+
+def test_digests_are_those_of_the_frames_before_their_repair(tmp_path: Path) -> None:
+    # A repair takes what neighbours show: frames that were repaired alike need not be one moment.
+    frames = np.stack([some_frames(1)[0]] * 3)
+    frames[1, 0, 0] = DEAD
+    found = recordings.read(write(tmp_path / "a.h5", frames=frames))
+    np.testing.assert_array_equal(found.frames_NHW[1], found.frames_NHW[0])
+    assert found.digests_N[0] == found.digests_N[2] != found.digests_N[1]
+
+
+@pytest.mark.parametrize("value", [0.0, 20.0, DEAD])
+def test_frames_that_show_nothing_equal_no_others(tmp_path: Path, value: float) -> None:
+    frames = some_frames(5)
+    frames[[1, 3]] = value
+    first, other = (recordings.read(write(tmp_path / f"{name}.h5", frames=frames)) for name in "ab")
+    assert len({*first.digests_N.tolist(), *other.digests_N.tolist()}) == 3 + 2 + 2
+    # Yet they are part of the recording: another value is another digest, for the dataset's fingerprint.
+    frames[3] = 21
+    changed = recordings.read(write(tmp_path / "a.h5", frames=frames)).digests_N
+    assert (changed != first.digests_N).tolist() == [False, False, False, True, False]

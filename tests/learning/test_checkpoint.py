@@ -15,28 +15,34 @@ from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.loop import Learner
+from slowfast_ray.learning.loss import Loss
+from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.model import slowfast
 from slowfast_ray.model.config import ModelConfig
 
 MODEL = ModelConfig(width=0.125, alpha=4, num_classes=3, dropout=0.5)
 CONFIG = LearningConfig(lr=0.02, num_epochs=4, batch_size=2)
+LOSS = Loss.of(CONFIG, torch.tensor([1, 1, 2]), 4, torch.device("cpu"))
+PREDICTIONS = Predictions(torch.arange(6.0).view(2, 3), torch.tensor([2, 0]))
 
 
 @dataclass
 class Batch:
     clip_B1THW: torch.Tensor
     label_B: torch.Tensor
+    index_B: torch.Tensor
 
 
 class InMemory:
     """Two small batches an epoch, other ones each epoch."""
 
     num_train_steps = 2
+    num_val_samples = 2
 
     def train(self, epoch: int) -> Iterator[Batch]:
         for step in range(self.num_train_steps):
             generator = torch.Generator().manual_seed(100 * epoch + step)
-            yield Batch(torch.randn(2, 1, 4, 16, 16, generator=generator), torch.tensor([step, 2]))
+            yield Batch(torch.randn(2, 1, 4, 16, 16, generator=generator), torch.tensor([step, 2]), torch.arange(2))
 
     def val(self) -> Iterator[Batch]:
         yield next(self.train(77))
@@ -68,13 +74,13 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path: Path, optimizer: 
     # Bit for bit: weights, BatchNorm, momentum, schedule, and the dropout of the generator that goes on.
     config, batches = replace(CONFIG, optimizer=optimizer), InMemory()
     whole = new_learner(optimizer=optimizer)
-    expected = [result.metrics for result in loop.epochs(whole, batches, config)]
+    expected = [result.metrics for result in loop.epochs(whole, batches, config, LOSS)]
 
     stopped = new_learner(optimizer=optimizer)
     history: list[dict[str, float]] = []
-    for result in loop.epochs(stopped, batches, config):
+    for result in loop.epochs(stopped, batches, config, LOSS):
         history.append(result.metrics)
-        checkpoint.save(tmp_path, stopped, replace(progress(result.epoch), history=history), "{}")
+        checkpoint.save(tmp_path, stopped, replace(progress(result.epoch), history=history), "{}", result.predictions)
         if result.epoch == 2:
             break
 
@@ -83,7 +89,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path: Path, optimizer: 
     newest = checkpoint.newest(tmp_path)
     assert newest is not None
     history = checkpoint.load(newest, resumed).history
-    history += [result.metrics for result in loop.epochs(resumed, batches, config)]
+    history += [result.metrics for result in loop.epochs(resumed, batches, config, LOSS)]
 
     assert resumed.num_epochs_done == 4
     for name, each in whole.model.state_dict().items():
@@ -96,9 +102,9 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(tmp_path: Path, optimizer: 
 
 def test_loading_gives_back_what_was_saved(tmp_path: Path) -> None:
     learner = new_learner()
-    next(loop.epochs(learner, InMemory(), CONFIG))
+    result = next(loop.epochs(learner, InMemory(), CONFIG, LOSS))
     saved = progress(1)
-    folder = checkpoint.save(tmp_path / "deep" / "run", learner, saved, '{"learning.lr": 0.02}\n')
+    folder = checkpoint.save(tmp_path / "deep" / "run", learner, saved, '{"learning.lr": 0.02}\n', result.predictions)
     drawn = torch.rand(3)
 
     other = new_learner(seed=8)
@@ -113,13 +119,20 @@ def test_loading_gives_back_what_was_saved(tmp_path: Path) -> None:
         mine_state, their_state = other.optimizer.state[mine], learner.optimizer.state[theirs]
         assert torch.equal(mine_state["momentum_buffer"], their_state["momentum_buffer"]), name
     assert (folder / "experiment.json").read_text() == '{"learning.lr": 0.02}\n'
-    assert names(folder) == {"weights.safetensors", "training.pt", "experiment.json", "progress.json"}
+    predictions = checkpoint.read_predictions(folder)
+    assert torch.equal(predictions.logits_SK, result.predictions.logits_SK)
+    assert torch.equal(predictions.target, result.predictions.target)
+    assert {name: result.metrics[name] for name in predictions.metrics()} == predictions.metrics()
+    assert names(folder) == {
+        *("weights.safetensors", "training.pt", "predictions.safetensors"),
+        *("experiment.json", "progress.json"),
+    }
 
 
 def test_loading_a_schedule_keeps_the_experiments_own(tmp_path: Path) -> None:
     # The function of the schedule is built anew from the experiment; only its position is saved.
     learner = small_learner()
-    folder = checkpoint.save(tmp_path, learner, progress(1), "{}")
+    folder = checkpoint.save(tmp_path, learner, progress(1), "{}", PREDICTIONS)
     other = small_learner()
     checkpoint.load(folder, other)
     rates = []
@@ -133,7 +146,7 @@ def test_loading_a_schedule_keeps_the_experiments_own(tmp_path: Path) -> None:
 
 def test_weights_alone_are_enough_to_predict(tmp_path: Path) -> None:
     learner = new_learner()
-    folder = checkpoint.save(tmp_path, learner, progress(1), "{}")
+    folder = checkpoint.save(tmp_path, learner, progress(1), "{}", PREDICTIONS)
     (folder / "training.pt").unlink()
     model = new_learner(seed=8).model
     checkpoint.load_weights(folder, model)
@@ -144,7 +157,7 @@ def test_weights_alone_are_enough_to_predict(tmp_path: Path) -> None:
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     best_of = {1: 1, 2: 1, 3: 3, 4: 3, 5: 3, 6: 6}
     for epoch, best in best_of.items():
-        saved = checkpoint.save(tmp_path, small_learner(), progress(epoch, best), "{}")
+        saved = checkpoint.save(tmp_path, small_learner(), progress(epoch, best), "{}", PREDICTIONS)
         assert saved == checkpoint.path(tmp_path, epoch) == checkpoint.newest(tmp_path)
         assert names(tmp_path) == {f"epoch-{epoch:03d}", f"epoch-{best:03d}"}
         assert checkpoint.read_progress(saved).best_epoch == best
@@ -160,10 +173,10 @@ def test_the_newest_is_that_of_the_highest_number(tmp_path: Path) -> None:
 
 def test_saving_an_epoch_again_replaces_it(tmp_path: Path) -> None:
     learner = small_learner()
-    checkpoint.save(tmp_path, learner, progress(1), '{"old": 1}')
+    checkpoint.save(tmp_path, learner, progress(1), '{"old": 1}', PREDICTIONS)
     with torch.no_grad():
         learner.model.get_parameter("weight").fill_(7)
-    folder = checkpoint.save(tmp_path, learner, progress(1), "{}")
+    folder = checkpoint.save(tmp_path, learner, progress(1), "{}", PREDICTIONS)
     assert (folder / "experiment.json").read_text() == "{}"
     model = nn.Linear(3, 2)
     checkpoint.load_weights(folder, model)
@@ -171,20 +184,20 @@ def test_saving_an_epoch_again_replaces_it(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_ignored_and_cleaned(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     unfinished = tmp_path / ".epoch-002.12345"
     unfinished.mkdir()
     (unfinished / "weights.safetensors").write_bytes(b"half")
     assert checkpoint.newest(tmp_path) == tmp_path / "epoch-001"
-    checkpoint.save(tmp_path, small_learner(), progress(2), "{}")
+    checkpoint.save(tmp_path, small_learner(), progress(2), "{}", PREDICTIONS)
     assert names(tmp_path) == {"epoch-001", "epoch-002"}
 
 
 def test_a_save_that_fails_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     broken = replace(progress(2), history=[{"val/top1": object()}])  # pyright: ignore
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path, small_learner(), broken, "{}")
+        checkpoint.save(tmp_path, small_learner(), broken, "{}", PREDICTIONS)
     assert checkpoint.newest(tmp_path) == tmp_path / "epoch-001"
     checkpoint.load(tmp_path / "epoch-001", small_learner())
 
@@ -198,14 +211,14 @@ def test_what_others_put_beside_the_checkpoints_is_left_alone(tmp_path: Path, fo
         path.mkdir()
         (path / "file").write_text("mine")
     for epoch in (1, 2, 3):
-        checkpoint.save(tmp_path, small_learner(), progress(epoch, best_epoch=1), "{}")
+        checkpoint.save(tmp_path, small_learner(), progress(epoch, best_epoch=1), "{}", PREDICTIONS)
     assert names(tmp_path) == {foreign, "epoch-001", "epoch-003"}
     assert ((path / "file") if path.is_dir() else path).read_text() == "mine"
     assert checkpoint.newest(tmp_path) == tmp_path / "epoch-003"
 
 
 def test_truncated_weights_are_refused_wherever_they_were_cut(tmp_path: Path) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     file = folder / "weights.safetensors"
     whole = file.read_bytes()
     for kept in (0, 4, len(whole) // 2, len(whole) - 1):
@@ -217,28 +230,39 @@ def test_truncated_weights_are_refused_wherever_they_were_cut(tmp_path: Path) ->
         checkpoint.load_weights(folder, nn.Linear(3, 2))
 
 
+def test_damaged_predictions_are_refused_and_training_goes_on_without_them(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
+    file = folder / "predictions.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"predictions .*epoch-001.* cannot be loaded"):
+        checkpoint.read_predictions(folder)
+    checkpoint.load(folder, small_learner())
+
+
 @pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))])
 def test_weights_of_another_network_are_refused(tmp_path: Path, other: nn.Module) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     with pytest.raises(ValueError, match=r"cannot be loaded"):
         checkpoint.load_weights(folder, other)
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
 def test_another_format_version_is_refused_before_anything_is_loaded(tmp_path: Path, version: Any) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     content = json.loads((folder / "progress.json").read_text())
     (folder / "progress.json").write_text(json.dumps({**content, "format_version": version}))
     learner = small_learner()
     before = learner.model.get_parameter("weight").clone()
-    with pytest.raises(ValueError, match=rf"format version {version}, but .* reads 1"):
+    with pytest.raises(ValueError, match=rf"format version {version}, but .* reads 2"):
         checkpoint.load(folder, learner)
+    with pytest.raises(ValueError, match=rf"format version {version}"):
+        checkpoint.read_predictions(folder)
     assert torch.equal(learner.model.get_parameter("weight"), before)
 
 
-@pytest.mark.parametrize("written", ["", "{", "{}", "[]", "null", '{"format_version": 1}', "\udcff"])
+@pytest.mark.parametrize("written", ["", "{", "{}", "[]", "null", '{"format_version": 2}', "\udcff"])
 def test_damaged_progress_is_refused_with_its_folder(tmp_path: Path, written: str) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     (folder / "progress.json").write_bytes(written.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match="epoch-001"):
         checkpoint.read_progress(folder)
@@ -251,7 +275,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 4, 300, -1])
 def test_a_damaged_training_state_is_refused_with_its_folder(tmp_path: Path, kept: int) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     file = folder / "training.pt"
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(ValueError, match="epoch-001"):
@@ -270,7 +294,7 @@ class Malicious:
 
 @pytest.mark.parametrize("is_zipped", [True, False])
 def test_a_checkpoint_from_a_stranger_runs_nothing(tmp_path: Path, is_zipped: bool) -> None:
-    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}")
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     trace = tmp_path / "trace"
     bomb = Malicious(trace)
     if is_zipped:

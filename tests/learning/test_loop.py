@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from slowfast_ray.learning import loop
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.loop import EpochResult, Learner
+from slowfast_ray.learning.loss import Loss
 
 # Shapes: B clips, T frames, H and W height and width, K classes.
 
@@ -21,20 +23,23 @@ PLAIN = LearningConfig(
     lr=0.1, num_epochs=1, momentum=0, weight_decay=0, warmup_fraction=0, label_smoothing=0, max_grad_norm=1e9
 )
 """One step of this moves by lr times the gradient, and by nothing else."""
+FROZEN = LearningConfig(**{**vars(PLAIN), "lr": 1e-30})
 
 
 @dataclass
 class Batch:
     clip_B1THW: torch.Tensor
     label_B: torch.Tensor
+    index_B: torch.Tensor
 
 
-def batch(num_clips: int, seed: int) -> Batch:
+def batch(num_clips: int, seed: int, first: int = 0) -> Batch:
     """Noise whose brightest frame tells the class."""
     generator = torch.Generator().manual_seed(seed)
     label_B = torch.randint(NUM_CLASSES, (num_clips,), generator=generator)
     clip_B1THW = 0.5 * torch.randn(num_clips, 1, NUM_CLASSES, 2, 2, generator=generator)
-    return Batch(clip_B1THW + 2 * F.one_hot(label_B, NUM_CLASSES)[:, None, :, None, None], label_B)
+    clip_B1THW += 2 * F.one_hot(label_B, NUM_CLASSES)[:, None, :, None, None]
+    return Batch(clip_B1THW, label_B, first + torch.arange(num_clips))
 
 
 @dataclass
@@ -42,6 +47,7 @@ class InMemory:
     """Batches that are made as they are asked for, other ones each epoch."""
 
     num_train_steps: int = 3
+    num_val_samples: int = 11
     spoil: Callable[[int, Batch], None] = lambda epoch, batch: None
     asked: list[int] = field(default_factory=list)
 
@@ -53,8 +59,24 @@ class InMemory:
             yield made
 
     def val(self) -> Iterator[Batch]:
+        yield batch(5, seed=2, first=6)  # in an order of its own
         yield batch(6, seed=1)
-        yield batch(5, seed=2)
+
+
+class WithSeveralLabels(InMemory):
+    """The same clips; the label is a row of zeros and ones, and class 0 is also there wherever class 1 is."""
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        yield from map(self.multi_hot, super().train(epoch))
+
+    def val(self) -> Iterator[Batch]:
+        yield from map(self.multi_hot, super().val())
+
+    @staticmethod
+    def multi_hot(made: Batch) -> Batch:
+        made.label_B = F.one_hot(made.label_B, NUM_CLASSES).float()
+        made.label_B[:, 0] += made.label_B[:, 1]
+        return made
 
 
 def network(dropout: float = 0.0) -> nn.Sequential:
@@ -78,9 +100,16 @@ def start(model: nn.Module, config: LearningConfig, batches: InMemory) -> Learne
     return Learner.start(model, config, batches.num_train_steps)
 
 
-def test_it_learns() -> None:
-    batches, config = InMemory(num_train_steps=6), LearningConfig(lr=0.05, num_epochs=6, label_smoothing=0)
-    results = list(loop.epochs(start(network(), config, batches), batches, config))
+def loss_of(config: LearningConfig) -> Loss:
+    return Loss.of(config, torch.tensor([7, 8, 3]), 18, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("made", [InMemory, WithSeveralLabels])
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_it_learns(made: type[InMemory], loss: Any) -> None:
+    config = LearningConfig(lr=0.1, num_epochs=6, loss=loss, focal_gamma=1.0)
+    batches = made(num_train_steps=6)
+    results = list(loop.epochs(start(network(), config, batches), batches, config, loss_of(config)))
     for name in ("train/loss", "val/loss"):
         assert results[-1].metrics[name] < 0.5 * results[0].metrics[name]
     assert results[-1].metrics["val/top1"] > 0.9
@@ -89,7 +118,7 @@ def test_it_learns() -> None:
 def test_every_epoch_is_yielded_once_with_its_own_batches_and_the_learner_moves_on() -> None:
     batches = InMemory()
     learner = start(network(), CONFIG, batches)
-    for epoch, result in enumerate(loop.epochs(learner, batches, CONFIG), start=1):
+    for epoch, result in enumerate(loop.epochs(learner, batches, CONFIG, loss_of(CONFIG)), start=1):
         # Whoever saves between two epochs finds the learner as it stood at the end of this one.
         assert result.epoch == learner.num_epochs_done == epoch
         assert batches.asked == list(range(1, epoch + 1))
@@ -102,17 +131,17 @@ def test_it_goes_on_after_the_epochs_that_are_done() -> None:
     batches = InMemory()
     learner = start(network(), CONFIG, batches)
     learner.num_epochs_done = 3
-    assert [result.epoch for result in loop.epochs(learner, batches, CONFIG)] == [4]
+    assert [result.epoch for result in loop.epochs(learner, batches, CONFIG, loss_of(CONFIG))] == [4]
     assert batches.asked == [4]
     before = weights(learner.model)
-    assert list(loop.epochs(learner, batches, CONFIG)) == []
+    assert list(loop.epochs(learner, batches, CONFIG, loss_of(CONFIG))) == []
     assert torch.equal(weights(learner.model), before)
 
 
 def test_training_is_the_loop_that_everybody_writes() -> None:
     # Reference: torch alone. Gradients that add up, a schedule that is late or an evaluation that leaks would show.
     batches, config = InMemory(), LearningConfig(lr=0.1, num_epochs=3, warmup_fraction=0.3, max_grad_norm=0.5)
-    results = list(loop.epochs(start(model := network(), config, batches), batches, config))
+    results = list(loop.epochs(start(model := network(), config, batches), batches, config, loss_of(config)))
 
     reference = network()
     decaying = [each for each in reference.parameters() if each.ndim > 1]
@@ -151,7 +180,7 @@ def test_long_gradients_are_shortened_to_their_limit(max_grad_norm: float) -> No
     assert gradient.norm() > 0.1  # so that 0.01 is a limit
     config = LearningConfig(**{**vars(PLAIN), "max_grad_norm": max_grad_norm})
     before = weights(model)
-    list(loop.epochs(start(model, config, batches), batches, config))
+    list(loop.epochs(start(model, config, batches), batches, config, loss_of(config)))
     step = before - weights(model)
     assert float(step.norm()) == pytest.approx(0.1 * min(float(gradient.norm()), max_grad_norm), rel=1e-3)
     assert float(F.cosine_similarity(step, gradient, dim=0)) == pytest.approx(1, abs=1e-4)  # shortened, not bent
@@ -164,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_remedy() -> None:
 
     batches = InMemory(spoil=spoil)
     learner = start(network(), CONFIG, batches)
-    results = loop.epochs(learner, batches, CONFIG)
+    results = loop.epochs(learner, batches, CONFIG, loss_of(CONFIG))
     assert next(results).epoch == 1
     with pytest.raises(FloatingPointError, match=r"nan in epoch 2; lower `learning\.lr` \(=0\.05\)"):
         next(results)
@@ -175,7 +204,7 @@ def test_a_learning_rate_that_is_far_too_high_stops_the_run() -> None:
     config = LearningConfig(lr=1e30, warmup_fraction=0)
     batches = InMemory()
     with pytest.raises(FloatingPointError, match=r"`learning\.lr` \(=1e\+30\)"):
-        list(loop.epochs(start(linear(), config, batches), batches, config))
+        list(loop.epochs(start(linear(), config, batches), batches, config, loss_of(config)))
 
 
 def test_a_network_that_broke_in_the_last_step_is_not_yielded() -> None:
@@ -184,7 +213,7 @@ def test_a_network_that_broke_in_the_last_step_is_not_yielded() -> None:
     config = LearningConfig(**{**vars(PLAIN), "lr": 3e38, "num_epochs": 2})
     batches = InMemory(num_train_steps=1)
     with pytest.raises(FloatingPointError, match=r"`learning\.lr`"):
-        next(loop.epochs(start(network(), config, batches), batches, config))
+        next(loop.epochs(start(network(), config, batches), batches, config, loss_of(config)))
 
 
 def test_evaluation_changes_nothing() -> None:
@@ -197,27 +226,31 @@ def test_evaluation_changes_nothing() -> None:
     for name, each in model.state_dict().items():
         assert torch.equal(each, before[name]), name
     assert all(each.grad is None for each in model.parameters())
-    assert first.loss() == again.loss()  # no dropout
+    assert torch.equal(first.logits_SK, again.logits_SK)  # no dropout
 
 
-def test_evaluation_counts_the_plain_loss_of_every_sample() -> None:
-    batches, config = InMemory(), LearningConfig(num_epochs=1, label_smoothing=0.5)
+def test_evaluation_scores_every_sample_once_in_the_splits_order_with_the_plain_loss() -> None:
+    batches = InMemory()
+    config = LearningConfig(
+        num_epochs=1, label_smoothing=0.5, class_weights="inverse_frequency", loss="focal", logit_adjustment=1.0
+    )
     model = network()
-    (result,) = loop.epochs(start(model, config, batches), batches, config, weights_K=torch.tensor([9.0, 1.0, 0.1]))
+    (result,) = loop.epochs(start(model, config, batches), batches, config, loss_of(config))
     model.eval()
-    made = list(batches.val())
+    made = list(batches.val())[::-1]
     label_B = torch.cat([each.label_B for each in made])
     with torch.no_grad():
         logits_BK = torch.cat([model(each.clip_B1THW) for each in made])
     assert result.metrics["val/num_samples"] == 11
     assert result.metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits_BK, label_B)), rel=1e-5)
     assert result.metrics["val/top1"] == pytest.approx(float((logits_BK.argmax(1) == label_B).double().mean()))
-    assert result.confusion_KK.sum(dim=1).tolist() == torch.bincount(label_B, minlength=NUM_CLASSES).tolist()
+    torch.testing.assert_close(result.predictions.logits_SK, logits_BK)
+    assert torch.equal(result.predictions.target, label_B)
 
 
 def test_every_epoch_reports_plain_finite_numbers_under_names_of_their_split() -> None:
     batches = InMemory()
-    for result in loop.epochs(start(network(), CONFIG, batches), batches, CONFIG):
+    for result in loop.epochs(start(network(), CONFIG, batches), batches, CONFIG, loss_of(CONFIG)):
         assert set(result.metrics) == {
             *("train/loss", "train/top1", "train/lr", "train/clips_per_second", "epoch/seconds"),
             *("val/loss", "val/top1", "val/top5", "val/mean_class", "val/num_samples"),
@@ -227,11 +260,33 @@ def test_every_epoch_reports_plain_finite_numbers_under_names_of_their_split() -
             assert math.isfinite(value), name
 
 
-def test_class_weights_act_in_training() -> None:
-    # A class that weighs nothing teaches nothing; all of them together leave the network as it is.
+def test_several_labels_are_reported_by_their_own_metrics() -> None:
+    batches = WithSeveralLabels()
+    model = network()
+    before = [model(made.clip_B1THW).detach() for made in batches.train(1)]
+    (result,) = loop.epochs(start(model, FROZEN, batches), batches, FROZEN, loss_of(FROZEN))
+    assert set(result.metrics) == {
+        *("train/loss", "train/top1", "train/lr", "train/clips_per_second", "epoch/seconds"),
+        *("val/loss", "val/top1", "val/top5", "val/mean_ap", "val/num_samples"),
+    }
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    # In training, too, a clip is right whose most likely class is one of its labels.
+    target_BK = torch.cat([made.label_B for made in batches.train(1)])
+    right_B = target_BK[torch.arange(18), torch.cat(before).argmax(dim=1)]
+    assert result.metrics["train/top1"] == pytest.approx(float(right_B.mean()))
+    assert result.predictions.is_multi
+
+
+def test_the_loss_it_is_given_is_the_one_that_it_lowers() -> None:
+    # A loss that is nought teaches nothing, and leaves validation alone.
+    class Nothing(Loss):
+        def __call__(self, logits_BK: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return 0 * super().__call__(logits_BK, target)
+
     batches, model = InMemory(), linear()
     before = weights(model)
-    (result,) = loop.epochs(start(model, PLAIN, batches), batches, PLAIN, weights_K=torch.zeros(NUM_CLASSES))
+    nothing = Nothing(**vars(loss_of(PLAIN)))
+    (result,) = loop.epochs(start(model, PLAIN, batches), batches, PLAIN, nothing)
     assert torch.equal(weights(model), before)
     assert result.metrics["train/loss"] == 0
     assert result.metrics["val/loss"] > 0
@@ -254,7 +309,7 @@ class Louder(nn.Module):
 def test_training_calls_what_stands_around_the_model_and_evaluation_the_model() -> None:
     batches, model = InMemory(), network()
     trained = Louder(model)
-    results = loop.epochs(start(model, CONFIG, batches), batches, CONFIG, trained=trained)
+    results = loop.epochs(start(model, CONFIG, batches), batches, CONFIG, loss_of(CONFIG), trained=trained)
     assert [trained.num_calls for _ in results] == [3, 6, 9, 12]
 
 
@@ -264,7 +319,7 @@ def test_precision_is_that_of_the_activations_not_of_the_weights(precision: str,
     config = LearningConfig(num_epochs=1, precision=precision)  # pyright: ignore
     seen: list[tuple[bool, torch.dtype]] = []
     model[-1].register_forward_hook(lambda module, _, output: seen.append((module.training, output.dtype)))
-    (result,) = loop.epochs(start(model, config, batches), batches, config)
+    (result,) = loop.epochs(start(model, config, batches), batches, config, loss_of(config))
     assert seen == [(True, dtype)] * 3 + [(False, dtype)] * 2
     assert {each.dtype for each in model.parameters()} == {torch.float32}
     assert isinstance(result, EpochResult)

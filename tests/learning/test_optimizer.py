@@ -80,8 +80,3 @@ def test_every_group_follows_the_schedule_from_the_first_step_on(warmup_fraction
         built.step()
         scheduler.step()
     assert [group["lr"] for group in built.param_groups] == pytest.approx([0] * 2)
-
-
-def test_momentum_under_adamw_is_told_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
-    optimizer.build(nn.Linear(2, 2), LearningConfig(optimizer="adamw", momentum=0.5), num_steps=10)
-    assert "`learning.momentum` (=0.5) has no effect under adamw" in caplog.text

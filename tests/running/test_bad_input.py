@@ -76,6 +76,14 @@ def replace_frames(path: Path, frames: np.ndarray) -> None:
     with h5py.File(path, "a") as file:
         del file["frames"]
         file["frames"] = frames
+        if len(frames) < len(file["timestamps"]):
+            del file["timestamps"]
+
+
+def replace_times(path: Path, times: np.ndarray) -> None:
+    with h5py.File(path, "a") as file:
+        del file["timestamps"]
+        file["timestamps"] = times
 
 
 RECORDING_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -85,6 +93,8 @@ RECORDING_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another size": (lambda path: replace_frames(path, np.full((260, 24, 32), 20, np.float32)), "one size"),
     "raw counts": (lambda path: replace_frames(path, np.zeros((260, 40, 60), np.uint16)), "uint16"),
     "NaN": (lambda path: replace_frames(path, np.full((260, 40, 60), np.nan, np.float32)), "NaN or infinity"),
+    "times of other frames": (lambda path: replace_times(path, np.arange(99)), "one number a frame"),
+    "times that are no numbers": (lambda path: replace_times(path, np.full(260, np.nan)), "holds NaN or infinity"),
     "too short": (lambda path: replace_frames(path, np.full((9, 40, 60), 20, np.float32)), "inside its recording"),
 }
 
@@ -108,10 +118,81 @@ def test_empty_split(call_script: Call, capsys: pytest.CaptureFixture[str], dama
     assert "at least one labelled image" in refusal(call_script, capsys, "--data.root", str(damaged))
 
 
+def without_boxes(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"][3:]:
+        del annotation["bbox"]
+
+
+def in_pixels(content: dict[str, Any]) -> None:
+    content["annotations"][2]["bbox"] = [30.0, 20.0, 8.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (without_boxes, "`data.labels` person needs a `bbox` of four numbers for everybody"),
+        (in_pixels, "has [30.0, 20.0, 8.0, 6.0]; divide by the frame's width and height"),
+    ],
+)
+def test_people_without_a_usable_box(
+    call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path, change: Callable[[dict[str, Any]], None],
+    expected: str,
+) -> None:  # fmt: skip
+    edit(damaged / "annotations" / "train.json", change)
+    error = refusal(call_script, capsys, "--data.root", str(damaged), "--data.labels", "person")
+    assert expected in error
+    assert "annotations/train.json" in error
+    call = ("--data.root", str(damaged), "--data.labels", "majority", "--preset", "none")
+    assert "preset" in refusal(call_script, capsys, *call), "boxes are nobody's business under other labels"
+
+
+def test_one_session_cannot_be_left_out(call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path) -> None:
+    for name in ("train", "val"):
+
+        def of_the_first_session(content: dict[str, Any]) -> None:
+            content["images"] = [image for image in content["images"] if image["sensor_id"].startswith("SYN1")]
+            left = {image["id"] for image in content["images"]}
+            content["annotations"] = [each for each in content["annotations"] if each["image_id"] in left]
+
+        edit(damaged / "annotations" / f"{name}.json", of_the_first_session)
+    error = refusal(call_script, capsys, "--data.root", str(damaged), "--data.split", "leave-one-session-out")
+    assert "needs samples of 2 sessions or more, but all are of one: SYN1_R1 to SYN1_R2" in error
+
+
+@pytest.mark.parametrize(("name", "expected"), [("timestamps", "has no `timestamps`"), ("backwards", "run backwards")])
+def test_clips_by_the_clock_need_a_clock(
+    call_script: Call, capsys: pytest.CaptureFixture[str], damaged: Path, name: str, expected: str
+) -> None:
+    with h5py.File(damaged / "frames" / "SYN1_R1.h5", "a") as file:
+        times = file["timestamps"][()]
+        del file["timestamps"]
+        if name == "backwards":
+            file["timestamps"] = np.concatenate([times[:9], times[9:11][::-1], times[11:]])
+    error = refusal(call_script, capsys, "--data.root", str(damaged), "--data.frame-interval-ms", "170")
+    assert expected in error
+    assert "SYN1_R1.h5" in error
+
+
+def test_a_class_that_never_trains_is_named_and_allowed(tiny: Experiment, damaged: Path) -> None:
+    def without_falls(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 0 if annotation["category_id"] == 5 else annotation["category_id"]
+
+    edit(damaged / "annotations" / "train.json", without_falls)
+    ready = preflight.check(tiny.override({"data.root": str(damaged)}), name="one", objective="val/top1")
+    assert any("No training sample" in warning and "transition-falling" in warning for warning in ready.warnings())
+
+
 @pytest.mark.parametrize("script", ["tune_thermal", "train_thermal"])
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--data.split", "purged", "--data.num-folds", "900"], "`data.num_folds` (=900) exceeds the labelled moments"),
+        (["--data.split", "purged", "--data.fold", "5"], "`data.fold` (=5) does not exist: purged gives 5 folds"),
+        (["--data.split", "leave-one-session-out", "--data.fold", "2"], "gives 2 folds here, 0 to 1"),
+        (["--data.split", "random"], "--data.split"),
+        (["--data.frame-interval-ms", "0"], "`data.frame_interval_ms` (=0.0) must be above 0"),
+        (["--data.class-balance", "2"], "`data.class_balance` (=2.0) must be within 0..1"),
         (["--data.clip-len", "30"], "`data.clip_len` (=30) must be divisible by `model.alpha` (=8)"),
         (["--learning.lr", "0"], "`learning.lr` (=0.0) must be above 0"),
         (["--learning.lr", "-1"], "`learning.lr` (=-1.0) must be above 0"),

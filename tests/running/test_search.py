@@ -33,7 +33,9 @@ def searched(
     made_up_root: Path, tmp_path_factory: pytest.TempPathFactory, own_ray: None, tiny_in: Callable[[Path], Experiment]
 ) -> tuple[Experiment, SearchResult]:
     """Six trials, one after the other, of up to 4 epochs: enough for some to be stopped early."""
-    experiment = tiny_in(tmp_path_factory.mktemp("search")).override({"learning.num_epochs": 4})
+    experiment = tiny_in(tmp_path_factory.mktemp("search")).override(
+        {"learning.num_epochs": 4, "data.split": "purged", "data.num_folds": 2}
+    )
     return experiment, search(experiment, LR, num_trials=6, max_concurrent=1)
 
 
@@ -78,6 +80,10 @@ def test_mlflow_holds_the_search_and_every_trial(searched: tuple[Experiment, Sea
         assert run.data.tags[tracking.STATE] == trial.state
         assert run.info.status == {"finished": "FINISHED", "pruned": "KILLED"}[trial.state or ""]
         expected = trial.experiment.flatten()
+        assert expected["data.purge_window"] == 8 * 2, "the longest clip of the space"
+        for tag in ("split_fingerprint", "dataset_fingerprint", "leak_share", "baseline.majority.top1"):
+            name = f"slowfast_ray.{tag}"
+            assert run.data.tags[name] == runs[result.run_id].data.tags[name], "all trials score the same samples"
         assert run.data.params == {name: str(value) for name, value in expected.items()}
         assert expected["learning.lr"] == trial.sample["learning.lr"]
         assert trial.row is not None
@@ -93,9 +99,9 @@ def test_the_best_checkpoint_is_an_artifact_of_the_search(searched: tuple[Experi
     assert result.best is not None
     client = MlflowClient(experiment.run.tracking_uri)
     names = {file.path for file in client.list_artifacts(result.run_id, "best")}
-    assert names == {
-        f"best/{name}" for name in ("weights.safetensors", "training.pt", "experiment.json", "progress.json")
-    }
+    files = ("weights.safetensors", "training.pt", "experiment.json", "progress.json", "predictions.safetensors")
+    assert names == {f"best/{name}" for name in files}
+    assert "split.json" in {file.path for file in client.list_artifacts(result.run_id)}
     folder = Path(client.download_artifacts(result.run_id, "best"))
     assert json.loads((folder / "progress.json").read_text())["best_value"] == result.best.best_value
 

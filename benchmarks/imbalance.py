@@ -1,0 +1,135 @@
+"""Which remedy for rare classes helps on the thermal dataset, once nothing leaks?
+
+Trains the laptop model on person crops of the purged split with each remedy at its usual strength, over all folds;
+every sample validates once, and folds are pooled. Values are of the last epoch: nothing was chosen on the validation
+samples. Runs that are done lie in --out and are not repeated.
+
+Run       python benchmarks/imbalance.py --root PATH --out FOLDER
+Cost      about 20 minutes on two CPU cores for one seed
+Expected  benchmarks/results/imbalance_*.txt
+"""
+
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import torch
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from slowfast_ray.data import dataset
+from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.learning import checkpoint, counts
+from slowfast_ray.running import worker
+from slowfast_ray.running.scores import Pooled
+from slowfast_ray.running.worker import Place
+
+NUM_FOLDS = 3
+
+REMEDIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "class_balance 0.5": {"data.class_balance": 0.5},
+    "class_balance 1": {"data.class_balance": 1.0},
+    "inverse_frequency": {"learning.class_weights": "inverse_frequency"},
+    "effective_number 0.99": {"learning.class_weights": "effective_number"},
+    "focal, gamma 2": {"learning.loss": "focal"},
+    "logit_adjustment 1": {"learning.logit_adjustment": 1.0},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What to train."""
+
+    root: Path
+    """Folder of the thermal dataset."""
+
+    out: Path
+    """Folder for the runs; what is there already is not trained again."""
+
+    seeds: int = 1
+    """Trainings of each fold [count]."""
+
+    num_epochs: int = 12
+    """Length of each training [epochs]."""
+
+
+def experiment_of(flags: Flags, remedy: str, fold: int, seed: int) -> Experiment:
+    """One run of the table."""
+    return LAPTOP.override(
+        {
+            "data.root": str(flags.root.absolute()),
+            "data.split": "purged",
+            "data.num_folds": NUM_FOLDS,
+            "data.fold": fold,
+            "data.labels": "person",
+            "data.height": 32,
+            "data.width": 32,
+            "learning.num_epochs": flags.num_epochs,
+            "run.seed": seed,
+            **REMEDIES[remedy],
+        }
+    )
+
+
+def train(experiment: Experiment, folder: Path) -> None:
+    """One run to its end, or on from its newest checkpoint."""
+    done = checkpoint.newest(folder)
+    if done is not None and checkpoint.read_progress(done).epoch >= experiment.learning.num_epochs:
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
+    flags.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    runs: dict[tuple[str, int, int], tuple[Experiment, Path]] = {}
+    for remedy, seed, fold in itertools.product(REMEDIES, range(flags.seeds), range(NUM_FOLDS)):
+        folder = flags.out / f"{remedy.replace(' ', '-').replace(',', '')}-fold{fold}-seed{seed}"
+        runs[remedy, fold, seed] = experiment_of(flags, remedy, fold, seed), folder
+    num_processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, _ in enumerate(pool.map(train, *zip(*runs.values(), strict=True)), start=1):
+            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("remedy", "top-1", "mean-class"):
+        table.add_column(column, no_wrap=True)
+    records = []
+    data = [dataset.load(experiment_of(flags, "none", fold, 0).data) for fold in range(NUM_FOLDS)]
+    for remedy in REMEDIES:
+        by_fold = []
+        for fold, each in enumerate(data):
+            rows = []
+            for seed in range(flags.seeds):
+                newest = checkpoint.newest(runs[remedy, fold, seed][1])
+                assert newest is not None, "trained above"
+                rows.append(checkpoint.read_predictions(newest).predicted_S().numpy())
+            by_fold.append((each, np.stack(rows)))
+        pooled = Pooled.of(by_fold)
+        table.add_row(remedy, str(pooled.top1()), str(pooled.mean_class()))
+        records.append([remedy, str(pooled.top1()), str(pooled.mean_class())])
+    rich.print(table)
+    print(
+        f"Person crops, purged split, {NUM_FOLDS} folds pooled, {flags.seeds} seed(s), last epochs; 95 % intervals:\n"
+        "Wilson for top-1, bootstrap over stretches of 10 s for mean-class."
+    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
+    (flags.out / "table.json").write_text(json.dumps(records, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What is wrong with the times: recordings without any, other units, gaps, jitter, keyframes at another time than said.
+
+Legend: N frames of all recordings.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from slowfast_ray.data.annotations import Annotations
+from slowfast_ray.data.audit_findings import MAX_EXAMPLES, Finding
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.data.timeline import Timeline
+
+PLAUSIBLE_INTERVAL_MS = (2, 10_000)
+"""Between two frames that show motion; outside, the unit is hardly milliseconds."""
+GAP_MEDIANS = 5
+GAP_MS = 1000
+"""An interval is a gap from so many medians and so many milliseconds on."""
+JITTER = 3
+"""Times are irregular where 1 interval in 20 is this many times as long as another 1 in 20."""
+MIN_INTERVALS = 20
+"""Of fewer intervals, nothing is said about their spread."""
+
+
+def findings(files: Sequence[Annotations], timeline: Timeline, config: DataConfig) -> list[Finding]:
+    """All of this page, in the order of its keys in audit.py."""
+    return [
+        *_stored_twice(timeline),
+        *_absent(timeline),
+        *_unit(timeline),
+        *_order(timeline),
+        *_irregular(timeline, config),
+        *_keyframes(files, timeline),
+    ]
+
+
+def shared_frames(timeline: Timeline) -> dict[tuple[str, str], int]:
+    """How many moments each two recordings both store, where there are any."""
+    owner_N = np.repeat(np.arange(len(timeline.recordings)), timeline.lengths)
+    stored = np.unique(np.stack([timeline.moments_N, owner_N], axis=1), axis=0)
+    starts = np.flatnonzero(np.diff(stored[:, 0], prepend=-1))
+    pairs = Counter(
+        pair
+        for owners in np.split(stored[:, 1], starts[1:])
+        if len(owners) > 1
+        for pair in combinations(owners.tolist(), 2)
+    )
+    return {(timeline.recordings[a], timeline.recordings[b]): count for (a, b), count in sorted(pairs.items())}
+
+
+def _stored_twice(timeline: Timeline) -> Iterable[Finding]:
+    shared = shared_frames(timeline)
+    if shared:
+        low, high = min(shared.values()), max(shared.values())
+        yield Finding(
+            key="frame/shared",
+            severity="note",
+            title=f"{len(shared)} pairs of recordings store the same moments twice: "
+            f"{low if low == high else f'{low} to {high}'} identical frames each.",
+            count=sum(shared.values()),
+            total=len(timeline.moments_N),
+            examples=tuple(f"{a} and {b}: {num} frames" for (a, b), num in list(shared.items())[:MAX_EXAMPLES]),
+            remedy="Cut the recordings without an overlap, or choose a --data.split that knows of it: purged.",
+        )
+
+
+def _absent(timeline: Timeline) -> Iterable[Finding]:
+    silent = [name for name, has_times in zip(timeline.recordings, timeline.has_times, strict=True) if not has_times]
+    if silent:
+        yield Finding(
+            key="time/absent",
+            severity="warning",
+            title=f"{len(silent)} of {len(timeline.recordings)} recordings have no timestamps: their sessions and "
+            "their overlaps can only be told by identical frames.",
+            count=len(silent),
+            total=len(timeline.recordings),
+            examples=tuple(silent[:MAX_EXAMPLES]),
+            remedy="Write `timestamps`, in milliseconds, beside `frames`.",
+        )
+
+
+def _intervals(timeline: Timeline) -> Iterator[tuple[str, np.ndarray]]:
+    """The id and the intervals [ms] of each recording of several frames that tells its times."""
+    for name, first, length, has_times in zip(
+        timeline.recordings, timeline.firsts, timeline.lengths, timeline.has_times, strict=True
+    ):
+        if has_times and length > 1:
+            yield name, np.diff(timeline.times_N[first : first + length])
+
+
+def _is_plausible(intervals: np.ndarray) -> bool:
+    low, high = PLAUSIBLE_INTERVAL_MS
+    return low <= np.median(np.abs(intervals)) <= high
+
+
+def _unit(timeline: Timeline) -> Iterable[Finding]:
+    told = list(_intervals(timeline))
+    odd = [
+        f"{name}: {np.median(np.abs(intervals)):g} from frame to frame"
+        for name, intervals in told
+        if not _is_plausible(intervals)
+    ]
+    if odd:
+        yield Finding(
+            key="time/unit",
+            severity="serious",
+            title=f"{len(odd)} of {len(told)} recordings have timestamps that can hardly be milliseconds: sessions, "
+            "and what overlaps, are misjudged.",
+            count=len(odd),
+            total=len(told),
+            examples=tuple(odd[:MAX_EXAMPLES]),
+            remedy="Write `timestamps` in milliseconds since 1970.",
+        )
+
+
+def _order(timeline: Timeline) -> Iterable[Finding]:
+    told = [(name, intervals) for name, intervals in _intervals(timeline) if _is_plausible(intervals)]
+    total = sum(len(intervals) for _, intervals in told)
+    backwards = [f"{name} frame {i + 1}" for name, intervals in told for i in np.flatnonzero(intervals < 0)]
+    if backwards:
+        yield Finding(
+            key="time/backwards",
+            severity="warning",
+            title=f"{len(backwards)} of {total} frames were taken before the frame they follow: clips jump in time.",
+            count=len(backwards),
+            total=total,
+            examples=tuple(backwards[:MAX_EXAMPLES]),
+            remedy="Sort the frames of the recording by time, and number the keyframes again.",
+        )
+    repeated = [f"{name} frame {i + 1}" for name, intervals in told for i in np.flatnonzero(intervals == 0)]
+    if repeated:
+        yield Finding(
+            key="time/repeated",
+            severity="warning",
+            title=f"{len(repeated)} of {total} frames have the timestamp of the frame they follow.",
+            count=len(repeated),
+            total=total,
+            examples=tuple(repeated[:MAX_EXAMPLES]),
+            remedy="Export the times of the frames again, each its own.",
+        )
+
+
+def _irregular(timeline: Timeline, config: DataConfig) -> Iterable[Finding]:
+    told = [(name, intervals) for name, intervals in _intervals(timeline) if _is_plausible(intervals)]
+    # By the clock, clips span the same time whatever the intervals.
+    severity, remedy = (
+        ("warning", "Choose --data.frame-interval-ms, so that clips of equal length span equal times.")
+        if config.frame_interval_ms is None
+        else ("note", "Choose keyframes where frames follow each other closely.")
+    )
+    gaps = [
+        (int(intervals[i]), f"{name} frame {i}: {intervals[i]} ms")
+        for name, intervals in told
+        for i in np.flatnonzero(intervals >= max(GAP_MS, GAP_MEDIANS * np.median(intervals)))
+    ]
+    if gaps:
+        longest_first = sorted(gaps, key=lambda gap: -gap[0])
+        total = sum(len(intervals) for _, intervals in told)
+        yield Finding(
+            key="time/gap",
+            severity=severity,
+            title=f"{len(gaps)} of {total} frames are followed by a gap, of up to {longest_first[0][0]} ms.",
+            count=len(gaps),
+            total=total,
+            examples=tuple(text for _, text in longest_first[:MAX_EXAMPLES]),
+            remedy=remedy,
+        )
+    spread = [(name, *np.percentile(each[each > 0], (5, 50, 95))) for name, each in told if len(each) >= MIN_INTERVALS]
+    uneven = [
+        f"{name}: {low:.0f} to {high:.0f} ms, half of them below {median:.0f}"
+        for name, low, median, high in spread
+        if high >= JITTER * low
+    ]
+    if uneven:
+        yield Finding(
+            key="time/jitter",
+            severity=severity,
+            title=f"{len(uneven)} of {len(told)} recordings have irregular times: the longest 1 in 20 of their "
+            f"intervals is {JITTER} times the shortest 1 in 20, or more.",
+            count=len(uneven),
+            total=len(told),
+            examples=tuple(uneven[:MAX_EXAMPLES]),
+            remedy=remedy,
+        )
+
+
+def _keyframes(files: Sequence[Annotations], timeline: Timeline) -> Iterable[Finding]:
+    """Images whose own timestamp lies nearer to another frame than to their keyframe."""
+    judged = {name for name, intervals in _intervals(timeline) if _is_plausible(intervals)}
+    offsets: list[int] = []
+    examples: list[str] = []
+    total = 0
+    for file in files:
+        for image in file.images:
+            if image.timestamp_ms is None or image.recording not in judged:
+                continue
+            total += 1
+            i = timeline.index(image.recording)
+            times = timeline.times_N[timeline.firsts[i] : timeline.firsts[i] + timeline.lengths[i]]
+            away = np.abs(times - image.timestamp_ms)
+            nearest = int(away.argmin())
+            if away[nearest] < away[image.keyframe]:
+                offsets.append(image.keyframe - nearest)
+                examples.append(f"{image.id}: frame_idx {image.keyframe}, but its timestamp is that of frame {nearest}")
+    if offsets:
+        (offset, times_seen), *_ = Counter(offsets).most_common(1)
+        direction = "late" if offset > 0 else "early"
+        frames = "frame" if abs(offset) == 1 else "frames"
+        yield Finding(
+            key="keyframe/time",
+            severity="serious",
+            title=f"{len(offsets)} of {total} keyframes are not the frame at their image's timestamp: {times_seen} of "
+            f"them lie {abs(offset)} {frames} too {direction}.",
+            count=len(offsets),
+            total=total,
+            examples=tuple(examples[:MAX_EXAMPLES]),
+            remedy="Count `frame_idx` from 0 within the recording, and write the annotations again.",
+        )

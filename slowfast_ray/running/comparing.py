@@ -1,0 +1,89 @@
+"""Two runs on the same validation samples: is one better, or was it luck?
+
+Runs compare only where the same samples with the same labels trained and validated: their fingerprints say so.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint, intervals
+from slowfast_ray.learning.intervals import Comparison, Interval
+from slowfast_ray.running import preflight, scores
+from slowfast_ray.running.scores import Score
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two runs score, at the best epoch of each, and what lies between them."""
+
+    scores: tuple[Score, Score]
+    data: Dataset
+    test: Comparison
+    """McNemar's exact test of top-1."""
+    mean_class_difference: Interval | None
+    """Of the first run over the second, by a paired bootstrap over stretches of time; None under the labels `multi`."""
+
+
+def compare(folder_a: Path, folder_b: Path) -> Compared:
+    """Compares the best checkpoints of two runs or trials, from the predictions saved with them.
+
+    Raises ValueError for a folder without a checkpoint, and where the runs validated on other samples than each other,
+    or than the dataset would give now.
+    """
+    best = [_best(folder) for folder in (folder_a, folder_b)]
+    data = [dataset.load(_experiment(each).data) for each in best]
+    recorded = [_fingerprint(folder) for folder in (folder_a, folder_b)]
+    for folder, fingerprint, each in zip((folder_a, folder_b), recorded, data, strict=True):
+        if fingerprint != each.fingerprint:
+            raise ValueError(
+                f"The data in {each.root} changed since {folder} was trained: the split's fingerprint is "
+                f"{each.fingerprint}, but was {fingerprint}; restore the data, or train again."
+            )
+    if recorded[0] != recorded[1]:
+        raise ValueError(
+            f"Only runs on the same samples compare, but {folder_a} trained and validated on {data[0].split_name} "
+            f"({data[0].config.labels}, fingerprint {recorded[0]}) and {folder_b} on {data[1].split_name} "
+            f"({data[1].config.labels}, {recorded[1]}); train one of them again with the data.* flags of the other."
+        )
+    a, b = (checkpoint.read_predictions(each) for each in best)
+    difference = None
+    if not a.is_multi:
+        difference = intervals.paired_bootstrap(
+            a.target.numpy(), a.predicted_S().numpy(), b.predicted_S().numpy(), data[0].val.blocks_S
+        )
+    return Compared(
+        scores=(
+            scores.of_predictions(str(folder_a), a, data[0].val),
+            scores.of_predictions(str(folder_b), b, data[0].val),
+        ),
+        data=data[0],
+        test=intervals.mcnemar(a.right_S().numpy(), b.right_S().numpy()),
+        mean_class_difference=difference,
+    )
+
+
+def _best(folder: Path) -> Path:
+    found = checkpoint.best(folder)
+    if found is None:
+        trials = sorted(each.name for each in folder.glob("trial-*"))
+        remedy = f"name one of its trials, for example {folder / trials[0]}" if trials else "name a run's folder"
+        raise ValueError(f"{folder} holds no checkpoint; {remedy}.")
+    return found
+
+
+def _experiment(best: Path) -> Experiment:
+    return Experiment.from_json((best / preflight.BEGUN_AS).read_text(encoding="utf-8"))
+
+
+def _fingerprint(folder: Path) -> str:
+    """As it was noted when the run began; for a trial, its search did."""
+    for place in (folder, folder.absolute().parent):
+        if (place / preflight.MEMBERS).is_file():
+            return json.loads((place / preflight.MEMBERS).read_text(encoding="utf-8"))["split_fingerprint"]
+    raise ValueError(
+        f"Neither {folder} nor the folder above has a {preflight.MEMBERS}; name a run's or trial's folder."
+    )

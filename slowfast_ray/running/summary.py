@@ -1,0 +1,68 @@
+"""What the terminal says before the first epoch and after the last: whether the data can be trusted, and what the best
+figure is worth.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.learning.intervals import Interval
+from slowfast_ray.running import scores, worker
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.worker import Row
+
+COLORS = {"serious": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def opening(ready: Ready, metric: str) -> None:
+    """The dataset in one line, serious findings of the audit in one short block, and what must be beaten."""
+    console = Console()
+    _say(console, f"{ready.data.summary()}.")
+    for warning in ready.warnings():
+        _say(console, f"warning: {warning}", COLORS["warning"])
+    serious = [finding for finding in ready.findings if finding.severity == "serious"]
+    for finding in serious:
+        _say(console, f"serious: {finding.title} {finding.remedy}", COLORS["serious"])
+    others = len(ready.findings) - len(serious)
+    if others:
+        script = os.path.relpath(Path(sys.argv[0]).with_name("audit_thermal.py"))
+        _say(console, f"{others} lesser finding(s); all of them: {script}", COLORS["note"])
+    scored = [f"{each.name} {each.intervals[metric]}" for each in ready.baselines if metric in each.intervals]
+    if scored:
+        _say(console, f"To beat without a network, {metric}: {'; '.join(scored)}.")
+
+
+def closing(ready: Ready, metric: str, name: str, row: Row) -> None:
+    """What the best epoch of a run scores, with its interval, beside its last epoch and the best trivial baseline."""
+    console = Console()
+    found = _interval(ready, metric, name)
+    _say(
+        console,
+        f"Best {metric}: {best_of(ready, metric, name, row)} by {name}, at its best epoch ({row[worker.BEST_EPOCH]} of "
+        f"{row[worker.EPOCH]}); {row[metric]:.2f} at its last",
+    )
+    baseline = scores.best_baseline(ready.baselines, metric)
+    if baseline is not None and found is not None:
+        against = baseline.intervals[metric]
+        _say(console, f"Best without a network: {against} by {baseline.name}; lift {found.value - against.value:+.2f}")
+    if ready.data.leak_share:
+        _say(console, f"{ready.data.leak_share:.0%} of these samples leak: the figures say little of new recordings.")
+
+
+def best_of(ready: Ready, metric: str, name: str, row: Row) -> str:
+    """The best value of a run or a trial with its interval, where the metric has one."""
+    found = _interval(ready, metric, name)
+    return f"{row[worker.BEST_VALUE]:.4f}" if found is None else str(found)
+
+
+def _interval(ready: Ready, metric: str, name: str) -> Interval | None:
+    best = checkpoint.best(ready.folder if name == ready.name else ready.folder / name)
+    return None if best is None else scores.of_checkpoint(name, best, ready.data).intervals.get(metric)
+
+
+def _say(console: Console, line: str, style: str = "") -> None:
+    console.print(Text(line, style=style), soft_wrap=True)
