@@ -14,20 +14,20 @@ from rich.console import Console
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import audit_page, auditing, commands, search_space
+from slowfast_ray.running import audit_page, audit_terminal, auditing, commands, search_space
 
 
 def main() -> None:
     """Looks at a dataset, and says what was found."""
     flags = commands.parse_audit(__doc__ or "")
-    with commands.bad_input_exits():
+    with commands.exits_cleanly():
         auditing.check_files(flags.json, flags.html)
         space = THERMAL if flags.data.frame_interval_ms is None else THERMAL_MS
         widest_window = search_space.widest_window(space, Experiment(data=flags.data))
         report = auditing.report(flags.data, widest_window)
     if flags.data.root is None:
         print("No --data.root: auditing the built-in, made-up dataset.")
-    auditing.show(report, Console())
+    audit_terminal.show(report, Console())
     for path, render in ((flags.json, auditing.Report.to_json), (flags.html, audit_page.render)):
         if path is not None:
             auditing.write_new(path, render(report))

@@ -15,7 +15,7 @@ from slowfast_ray.running.comparing import Compared
 def main() -> None:
     """Compares, and says what may be concluded."""
     flags = commands.parse_compare(__doc__ or "")
-    with commands.bad_input_exits():
+    with commands.exits_cleanly():
         compared = comparing.compare(flags.first, flags.second)
     show(compared)
 

@@ -17,14 +17,14 @@ from slowfast_ray.running.progress import TrainView
 def main() -> None:
     """Checks, trains, and says what came out."""
     flags = commands.parse(TrainFlags, __doc__ or "")
-    with commands.bad_input_exits():
+    with commands.exits_cleanly():
         cluster.check_fits(num_workers=flags.experiment.run.num_workers, max_concurrent=1)
         ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
     if flags.experiment.data.root is None:
         print("No --data.root: training on the built-in, made-up dataset.")
     summary.opening(ready, flags.metric)
     view = TrainView(flags.name, ready.experiment.learning.num_epochs)
-    with commands.bad_input_exits(preflight.RefusedError), view:
+    with commands.exits_cleanly(preflight.RefusedError), view:
         try:
             outcome = trainer.fit(ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update)
         except KeyboardInterrupt:

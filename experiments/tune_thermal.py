@@ -20,13 +20,14 @@ from slowfast_ray.running.trials import SearchResult, best_first, describe_value
 def main() -> None:
     """Checks, searches, and says what was found and how to go on."""
     flags = commands.parse(TuneFlags, __doc__ or "")
-    with commands.bad_input_exits():
+    with commands.exits_cleanly():
         space = THERMAL if flags.experiment.data.frame_interval_ms is None else THERMAL_MS
         ready = tuner.check(flags.experiment, space, flags.search, name=flags.name)
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
     summary.opening(ready, flags.search.metric)
-    with commands.bad_input_exits(preflight.RefusedError):
+    interrupted = "Interrupted; what was done until then is in MLflow."
+    with commands.exits_cleanly(preflight.RefusedError, interrupted=interrupted):
         result = tuner.search(ready, space, flags.search, verbose=flags.verbose)
     show(result, ready, flags)
     if result.interrupted:

@@ -101,7 +101,8 @@ def test_a_page_shows_whole_and_requests_nothing(made_up_page: str, tmp_path: Pa
 
 
 def test_the_page_of_the_real_data(real_root: Path, tmp_path: Path, browser: Any) -> None:
-    path = write(tmp_path, render(real_root))
+    report = auditing.report(DataConfig(root=str(real_root)), widest_window=144.0)
+    path = write(tmp_path, audit_page.render(report))
     assert path.stat().st_size < 3_000_000
     opened = Opened(browser, path)
     check(opened, path, num_pictures=12 + 1 + 1 + 1 + 2 + 1 + 4)
@@ -109,19 +110,14 @@ def test_the_page_of_the_real_data(real_root: Path, tmp_path: Path, browser: Any
     for expected in ("73 of 73", "50.68 [39.5, 61.8]", "84.93 [75.0, 91.4]", "72 of 314 in train.json, 22 of 73"):
         assert expected in text
     captions = " ".join(opened.page.locator("#samples figcaption").all_inner_texts())
-    for name, num_train, num_val in class_counts(real_root):
-        assert (f" {name} (" in captions) == (num_train + num_val > 0), name
+    for each in report.audit.facts.classes:
+        assert (f" {each.name} (" in captions) == (each.num_train + each.num_val > 0), each.name
 
 
-def class_counts(root: Path) -> list[tuple[str, int, int]]:
-    facts = auditing.report(DataConfig(root=str(root))).audit.facts
-    return [(each.name, each.num_train, each.num_val) for each in facts.classes]
-
-
-@pytest.fixture
-def evil_root(made_up_root: Path, tmp_path: Path) -> Path:
-    """A dataset with a name that wants to be more than a name, for a class, an image and a recording."""
-    root = Path(shutil.copytree(made_up_root, tmp_path / "<b>evil & root"))
+@pytest.fixture(scope="module")
+def evil_page(made_up_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a dataset with a name that wants to be more than a name, for a class, an image and a recording."""
+    root = Path(shutil.copytree(made_up_root, tmp_path_factory.mktemp("evil") / "<b>evil & root"))
     recording = "<i>R1&"
     (root / "frames" / "SYN1_R1.h5").rename(root / "frames" / f"{recording}.h5")
     for name in ("train", "val"):
@@ -135,11 +131,11 @@ def evil_root(made_up_root: Path, tmp_path: Path) -> Path:
         for annotation in content["annotations"]:
             annotation["image_id"] = f"<u>{annotation['image_id']}"
         path.write_text(json.dumps(content))
-    return root
+    return render(root)
 
 
-def test_names_from_the_data_are_escaped(evil_root: Path) -> None:
-    page = render(evil_root)
+def test_names_from_the_data_are_escaped(evil_page: str) -> None:
+    page = evil_page
     assert "&lt;script&gt;document.title=&#34;taken&#34;" in page
     assert "&lt;i&gt;R1&amp;" in page
     assert "&lt;u&gt;" in page
@@ -149,8 +145,8 @@ def test_names_from_the_data_are_escaped(evil_root: Path) -> None:
     assert set(re.findall(r'src="([^,"]*)', page)) == {"data:image/png;base64"}
 
 
-def test_names_from_the_data_do_nothing_in_a_browser(evil_root: Path, tmp_path: Path, browser: Any) -> None:
-    path = write(tmp_path, render(evil_root))
+def test_names_from_the_data_do_nothing_in_a_browser(evil_page: str, tmp_path: Path, browser: Any) -> None:
+    path = write(tmp_path, evil_page)
     opened = Opened(browser, path)
     check(opened, path, num_pictures=12)
     assert opened.page.title() == "Audit of <b>evil & root"

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from slowfast_ray.data.batches import Batches
-from slowfast_ray.data.dataset import Dataset, Split
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
 from slowfast_ray.data.timeline import Timeline
 
 STRENGTHS = (0.001, 0.01, 0.1)

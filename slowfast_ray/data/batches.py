@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from slowfast_ray.data import augment, clips
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.data.dataset import Dataset, Split
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
 from slowfast_ray.data.tracks import Tracks
 
 

@@ -15,7 +15,7 @@ from slowfast_ray.data.annotations import Box, Image
 from slowfast_ray.data.config import Labels, Ties
 
 BOX_TOLERANCE = 1e-6
-"""A box may reach this far over the border, by rounding [fraction of the side]."""
+"""How far rounding may take a box over the border [fraction of the side]."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def most_frequent(votes: Counter[int]) -> list[int]:
 
 def is_fractions(box: Box) -> bool:
     """Whether all four numbers of a box are fractions of the frame, and it has an area."""
-    return all(0 <= each <= 1 for each in box) and min(box[2:]) > 0
+    return all(-BOX_TOLERANCE <= each <= 1 + BOX_TOLERANCE for each in box) and min(box[2:]) > 0
 
 
 def reaches_over_the_border(box: Box) -> bool:

@@ -13,10 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from slowfast_ray.data.annotations import Image
 from slowfast_ray.data.audit_facts import Facts
 from slowfast_ray.data.audit_findings import Finding
-from slowfast_ray.data.dataset import Dataset, Split
-from slowfast_ray.running import audit_pictures, auditing
-from slowfast_ray.running.audit_pictures import Person, Picture
-from slowfast_ray.running.auditing import MEANINGS, SEVERITIES, Report
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
+from slowfast_ray.running import audit_frames, audit_pictures, audit_words
+from slowfast_ray.running.audit_frames import Person
+from slowfast_ray.running.audit_pictures import Picture
+from slowfast_ray.running.audit_words import MEANINGS
+from slowfast_ray.running.auditing import SEVERITIES, Report
 
 NUM_SAMPLES = 12
 """Sample frames shown; more where there are more classes, so that each is seen."""
@@ -46,15 +49,15 @@ def render(found: Report) -> str:
         lstrip_blocks=True,
     )
     facts = found.audit.facts
-    metrics = auditing.metrics_of(found.scores)
+    metrics = audit_words.metrics_of(found.scores)
     dead = [each for each in facts.recordings if each.num_dead_frames]
     worst_share = max((float(each.dead_HW.max()) for each in dead), default=0.0)
     return environment.get_template("audit_page.html").render(
         name=found.audit.root.name,
         root=str(found.audit.root),
-        headline=auditing.headline(found),
+        headline=audit_words.headline(found),
         num_findings=found.num_findings(),
-        plural=auditing.plural,
+        plural=audit_words.plural,
         findings=[(severity, _of(severity, found.audit.findings)) for severity in SEVERITIES],
         facts=facts,
         tiles=_tiles(facts),
@@ -63,22 +66,22 @@ def render(found: Report) -> str:
             (
                 score.name,
                 MEANINGS[score.name],
-                [auditing.percent(score.intervals[m]) if m in score.intervals else "-" for m in metrics],
+                [audit_words.percent(score.intervals[m]) if m in score.intervals else "-" for m in metrics],
             )
             for score in found.scores
         ],
         num_val=0 if found.data is None else len(found.data.val),
         baselines=audit_pictures.baselines(found.scores, metrics) if found.scores else None,
         samples=[] if found.data is None else list(_samples(found.data)),
-        temperatures=None if found.data is None else audit_pictures.temperatures(_span_celsius(found.data)),
+        temperatures=None if found.data is None else audit_frames.temperatures(_span_celsius(found.data)),
         classes=audit_pictures.classes(facts.classes),
         timelines=list(_timelines(facts)),
         dead_pixels=[audit_pictures.dead_pixels(each, worst_share) for each in dead[:MAX_PICTURES]],
         num_dead=len(dead),
         frame_intervals=_frame_intervals(facts),
         max_pictures=MAX_PICTURES,
-        when=auditing.when,
-        intervals_of=auditing.intervals_of,
+        when=audit_words.when,
+        intervals_of=audit_words.intervals_of,
     )
 
 
@@ -145,8 +148,8 @@ def _samples(data: Dataset) -> Iterator[Picture]:
         label = " and ".join(data.classes[label] for label in _labels(split, position))
         caption = f"{chosen.side}: {label} ({recording}, frame {keyframe - first})"
         alt = f"Thermal frame of the {caption}; boxes: {', '.join(each.name for each in people) or 'none'}"
-        words = (auditing.printable(alt), auditing.printable(caption))
-        yield audit_pictures.frame(data.frames_NHW[keyframe].numpy(), people, span_celsius, words)
+        words = (audit_words.printable(alt), audit_words.printable(caption))
+        yield audit_frames.frame(data.frames_NHW[keyframe].numpy(), people, span_celsius, words)
 
 
 def _chosen(data: Dataset) -> list[_Chosen]:

@@ -17,21 +17,17 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from slowfast_ray.data.annotations import Box
 from slowfast_ray.data.audit_facts import ClassFacts, RecordingFacts, SessionFacts, Span
-from slowfast_ray.running import auditing
+from slowfast_ray.running import audit_words
 from slowfast_ray.running.scores import Score
 
 # The palette of Okabe and Ito (2008), which people of all kinds of colour vision tell apart.
 TRAIN, VAL, BOTH, GREY = "#0072B2", "#D55E00", "#8C2D5A", "#7A8794"
 INK, FAINT = "#1F2933", "#D9DFE5"
-HEAT = "inferno"
-"""Even steps of temperature are even steps of lightness."""
 DOTS_PER_INCH = 100
 SHARPNESS = 2
 """Dots a CSS pixel, for screens that have as many."""
@@ -68,52 +64,10 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Person:
-    """A box in a frame."""
-
-    name: str
-    box: Box
-    is_asked: bool
-    """Whether the sample is about this person."""
-
-
-def frame(
-    frame_HW: np.ndarray, people: Sequence[Person], span_celsius: tuple[float, float], words: tuple[str, str]
-) -> Picture:
-    """A frame in colours of temperature, enlarged without smoothing, with boxes; `words` are alt and caption."""
-    height, width = frame_HW.shape
-    with _figure(3.3, 3.3 * height / width, layout=None) as figure:
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.imshow(
-            frame_HW, cmap=HEAT, vmin=span_celsius[0], vmax=span_celsius[1], interpolation="nearest", aspect="auto"
-        )
-        axes.set_axis_off()
-        for person in people:
-            _draw_person(axes, person, height, width)
-        return _picture(figure, *words)
-
-
-def temperatures(span_celsius: tuple[float, float]) -> Picture:
-    """What the colours of frames mean."""
-    with _figure(3.3, 0.55, layout=None) as figure:
-        axes = figure.add_axes((0.03, 0.62, 0.94, 0.3))
-        axes.imshow(np.linspace(0, 1, 256)[None], cmap=HEAT, aspect="auto", extent=(*span_celsius, 0, 1))
-        axes.set_yticks([])
-        axes.set_xlabel("degrees Celsius", labelpad=1, fontsize=9)
-        axes.tick_params(labelsize=9, length=2, pad=1)
-        low, high = span_celsius
-        return _picture(
-            figure,
-            f"Colour scale from {low:.0f} to {high:.0f} degrees Celsius, dark to light.",
-            "Colours of the frames.",
-        )
-
-
 def classes(found: Sequence[ClassFacts]) -> Picture:
     """How many samples each class has on both sides, the most frequent first."""
     ordered = sorted(found, key=lambda each: -(each.num_train + each.num_val))
-    with _figure(9.2, 0.7 + 0.38 * len(ordered)) as figure:
+    with canvas(9.2, 0.7 + 0.38 * len(ordered)) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(ordered))
         for offset, name, color in ((-0.2, "train", TRAIN), (0.2, "val", VAL)):
@@ -127,9 +81,11 @@ def classes(found: Sequence[ClassFacts]) -> Picture:
         axes.set_xlabel("samples")
         axes.legend(frameon=False, loc="lower right")
         shown = "; ".join(
-            f"{auditing.printable(each.name)}: {each.num_train} train, {each.num_val} val" for each in ordered
+            f"{audit_words.printable(each.name)}: {each.num_train} train, {each.num_val} val" for each in ordered
         )
-        return _picture(figure, f"Samples of each class. {shown}.", "Samples of each class on both sides of the split.")
+        return picture_of(
+            figure, f"Samples of each class. {shown}.", "Samples of each class on both sides of the split."
+        )
 
 
 def timeline(session: SessionFacts, found: Sequence[RecordingFacts]) -> Picture:
@@ -138,7 +94,7 @@ def timeline(session: SessionFacts, found: Sequence[RecordingFacts]) -> Picture:
     assert start_ms is not None, "a session is drawn where its times are known"
     spans = [(each.start_ms or 0, each.end_ms or 0) for each in found]
     rows = len(found)
-    with _figure(9.2, 1.25 + 0.3 * rows) as figure:
+    with canvas(9.2, 1.25 + 0.3 * rows) as figure:
         axes = figure.add_subplot()
 
         def bar(row: float, span: Span, **style: object) -> None:
@@ -163,19 +119,19 @@ def timeline(session: SessionFacts, found: Sequence[RecordingFacts]) -> Picture:
         axes.set_xlim(0, max(((session.end_ms or start_ms) - start_ms) / 1000, 0.1))
         axes.tick_params(axis="y", length=0)
         axes.axhline(rows - 0.5, color=FAINT, linewidth=0.8)
-        axes.set_xlabel(f"seconds since {auditing.when(start_ms)} UTC")
+        axes.set_xlabel(f"seconds since {audit_words.when(start_ms)} UTC")
         seconds = sum(end - start for start, end in merged(session.val_windows_ms)) / 1000
         both = sum(b - a for span in merged(session.val_windows_ms) for a, b in _intersections(span, covered)) / 1000
         words = (
-            f"{auditing.printable(session.name)}: val windows cover {seconds:.0f} s, of which train windows show "
+            f"{audit_words.printable(session.name)}: val windows cover {seconds:.0f} s, of which train windows show "
             f"{both:.0f} s as well."
         )
-        return _picture(figure, f"Timeline of a session with {rows} recordings. {words}", words)
+        return picture_of(figure, f"Timeline of a session with {rows} recordings. {words}", words)
 
 
 def dead_pixels(recording: RecordingFacts, worst_share: float) -> Picture:
     """Where a recording is dead: the share of its frames in which each pixel is; colours end at `worst_share`."""
-    with _figure(3.3, 2.2, layout=None) as figure:
+    with canvas(3.3, 2.2, layout=None) as figure:
         axes = figure.add_axes((0.005, 0.03, 0.84, 0.94))
         image = axes.imshow(
             100 * recording.dead_HW,
@@ -193,10 +149,10 @@ def dead_pixels(recording: RecordingFacts, worst_share: float) -> Picture:
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         worst = 100 * float(recording.dead_HW.max())
         caption = (
-            f"{auditing.printable(recording.id)}: {100 * recording.dead_share:.2f} % of all values, in "
+            f"{audit_words.printable(recording.id)}: {100 * recording.dead_share:.2f} % of all values, in "
             f"{recording.num_dead_frames} of {recording.num_frames} frames"
         )
-        return _picture(
+        return picture_of(
             figure, f"Map of dead pixels of {caption}; the worst pixel in {worst:.0f} % of them.", f"{caption}."
         )
 
@@ -209,7 +165,7 @@ def frame_intervals(found: Sequence[RecordingFacts]) -> Picture:
     low, high = min(each.min() for each in positive), max(each.max() for each in positive)
     edges = np.geomspace(low * 0.9, high * 1.1, 41)
     ticks = round_numbers(float(edges[0]), float(edges[-1]))
-    with _figure(9.2, 0.5 + 1.35 * rows) as figure:
+    with canvas(9.2, 0.5 + 1.35 * rows) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, each, values in zip(grid.flat, found, positive, strict=False):
             axes.hist(values, bins=edges, color=GREY)
@@ -223,14 +179,14 @@ def frame_intervals(found: Sequence[RecordingFacts]) -> Picture:
             axes.set_axis_off()
         figure.supxlabel("ms from one frame to the next", fontsize=9)
         figure.supylabel("frames", fontsize=9)
-        shown = "; ".join(f"{auditing.printable(each.id)}: {auditing.intervals_of(each)} ms" for each in found)
+        shown = "; ".join(f"{audit_words.printable(each.id)}: {audit_words.intervals_of(each)} ms" for each in found)
         caption = "Time from frame to frame, on a logarithmic axis; the line is the median."
-        return _picture(figure, f"{caption} Least, median and most: {shown}.", caption)
+        return picture_of(figure, f"{caption} Least, median and most: {shown}.", caption)
 
 
 def baselines(found: Sequence[Score], metrics: Sequence[str]) -> Picture:
     """The scores with their intervals, a panel for each metric."""
-    with _figure(9.2, 0.85 + 0.36 * len(found)) as figure:
+    with canvas(9.2, 0.85 + 0.36 * len(found)) as figure:
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             for row, score in enumerate(found):
@@ -249,15 +205,16 @@ def baselines(found: Sequence[Score], metrics: Sequence[str]) -> Picture:
         panels[0].set_yticks(range(len(found)), [score.name for score in found])
         panels[0].set_ylim(len(found) - 0.5, -0.5)
         shown = "; ".join(
-            f"{score.name}: {', '.join(f'{name} {auditing.percent(each)} %' for name, each in score.intervals.items())}"
+            f"{score.name}: "
+            + ", ".join(f"{name} {audit_words.percent(each)} %" for name, each in score.intervals.items())
             for score in found
         )
-        return _picture(figure, f"Baselines with their intervals. {shown}.", "Dots: scores. Bars: 95 % intervals.")
+        return picture_of(figure, f"Baselines with their intervals. {shown}.", "Dots: scores. Bars: 95 % intervals.")
 
 
 def short(name: str, letters: int = MAX_LETTERS) -> str:
     """A name that fits into a picture."""
-    name = auditing.printable(name)
+    name = audit_words.printable(name)
     return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
@@ -287,29 +244,8 @@ def _intersections(span: Span, others: Sequence[Span]) -> list[Span]:
     return [(start, end) for start, end in cut if start < end]
 
 
-def _draw_person(axes: Axes, person: Person, height: int, width: int) -> None:
-    x, y, box_width, box_height = person.box
-    # Pixels lie around whole numbers: the frame's left edge is at -0.5.
-    left, top = (x - box_width / 2) * width - 0.5, (y - box_height / 2) * height - 0.5
-    color, line = ("white", "-") if person.is_asked else ("#B8C4CE", ":")
-    axes.add_patch(
-        Rectangle(
-            (left, top), box_width * width, box_height * height,
-            fill=False, edgecolor=color, linewidth=1.6 if person.is_asked else 1.0, linestyle=line,
-        )
-    )  # fmt: skip
-    above = top > 0.1 * height
-    # Inside the picture, whatever the box: a name of 30 letters takes half its width.
-    at = min(max(left, -0.5), 0.45 * width), max(top, -0.5) if above else top + box_height * height
-    axes.text(
-        *at, short(person.name, 30),
-        fontsize=8, color="white", ha="left", va="bottom" if above else "top",
-        bbox={"facecolor": "#1F2933", "alpha": 0.72, "pad": 1.2, "linewidth": 0},
-    )  # fmt: skip
-
-
 @contextmanager
-def _figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
+def canvas(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
     """A figure of this size in hundreds of CSS pixels, drawn in our style whatever the user's own settings are."""
     with mpl.rc_context(mpl.rcParamsDefault), mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script that it lacks
@@ -318,7 +254,8 @@ def _figure(width: float, height: float, *, layout: Literal["constrained"] | Non
         yield figure
 
 
-def _picture(figure: Figure, alt: str, caption: str) -> Picture:
+def picture_of(figure: Figure, alt: str, caption: str) -> Picture:
+    """A drawn figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
     width, height = figure.get_size_inches() * DOTS_PER_INCH

@@ -103,7 +103,7 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
     Ends the program with code 2 and one clear error where they are wrong.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with bad_input_exits():
+    with exits_cleanly():
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
@@ -116,7 +116,7 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
 
 def parse_audit(docstring: str, arguments: Sequence[str] | None = None) -> AuditFlags:
     """The flags of an audit, with the errors of `parse`."""
-    with bad_input_exits():
+    with exits_cleanly():
         flags = tyro.cli(AuditFlags, args=arguments, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     return flags
@@ -124,24 +124,25 @@ def parse_audit(docstring: str, arguments: Sequence[str] | None = None) -> Audit
 
 def parse_compare(docstring: str, arguments: Sequence[str] | None = None) -> CompareFlags:
     """The flags of a comparison, with the errors of `parse`."""
-    with bad_input_exits():
+    with exits_cleanly():
         flags = tyro.cli(CompareFlags, args=arguments, description=docstring.splitlines()[0])
     quiet_logs(verbose=False)
     return flags
 
 
 @contextmanager
-def bad_input_exits(*kinds: type[Exception]) -> Iterator[None]:
+def exits_cleanly(*kinds: type[Exception], interrupted: str = "Interrupted.") -> Iterator[None]:
     """Prints an error of these kinds (by default ValueError and OSError) as one line, and ends the program with code 2.
 
     Only checks belong inside: what fails later is a bug or an accident, and keeps its traceback. A run itself belongs
-    inside with the kind RefusedError only. Ctrl-C ends the program with the code that shells give it.
+    inside with the kind RefusedError only. Ctrl-C prints `interrupted`, and ends the program with the code that shells
+    give it.
     """
     accepted = kinds or (ValueError, OSError)
     try:
         yield
     except KeyboardInterrupt:
-        Console().print("Interrupted; what was done until then is in MLflow.")
+        Console().print(interrupted)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except accepted as error:
         Console(stderr=True).print(f"[red bold]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import scores, tracking, worker
+from slowfast_ray.running import scores, storage, tracking, worker
 from slowfast_ray.running.scores import Score
 
 BEGUN_AS = "experiment.json"
@@ -117,7 +117,7 @@ def check(
         folder=folder,
         data=data,
         findings=audit.of_dataset(data, widest_window),
-        baselines=scores.of_baselines(data),
+        baselines=scores.of_baselines(data.config),
     )
 
 
@@ -168,7 +168,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     elif folder.exists():
         raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    tracking.check_writable(existing, "run.storage")
+    storage.check_writable(existing, "run.storage")
 
 
 def claim(ready: Ready) -> None:

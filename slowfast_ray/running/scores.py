@@ -7,13 +7,16 @@ again.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from slowfast_ray.data import baselines
-from slowfast_ray.data.dataset import Dataset, Split
+from slowfast_ray.data import baselines, dataset
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
 from slowfast_ray.learning import checkpoint, counts, intervals
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
@@ -51,8 +54,10 @@ def of_checkpoint(name: str, folder: Path, data: Dataset) -> Score:
     return of_predictions(name, checkpoint.read_predictions(folder), data.val)
 
 
-def of_baselines(data: Dataset) -> tuple[Score, ...]:
-    """What a network must beat: see data/baselines.py."""
+@lru_cache(maxsize=32)
+def of_baselines(config: DataConfig) -> tuple[Score, ...]:
+    """What a network must beat on this data (see data/baselines.py); once a process, as the data is read."""
+    data = dataset.load(config)
     return tuple(_of_baseline(name, predict(data), data) for name, predict in baselines.ALL.items())
 
 

@@ -24,7 +24,8 @@ def opening(ready: Ready, metric: str) -> None:
     _say(console, f"{ready.data.summary()}.")
     for warning in ready.warnings():
         _say(console, f"warning: {warning}", COLORS["warning"])
-    serious = [finding for finding in ready.findings if finding.severity == "serious"]
+    # Classes that never train are among the warnings, by name.
+    serious = [each for each in ready.findings if each.severity == "serious" and each.key != "class/untrained"]
     for finding in serious:
         _say(console, f"serious: {finding.title} {finding.remedy}", COLORS["serious"])
     others = len(ready.findings) - len(serious)

@@ -7,7 +7,6 @@ that open a fresh SQLite file at once break it.
 import contextlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import storage
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def check(uri: str) -> None:
         folder = Path(uri.removeprefix("sqlite:///")).parent
         if not folder.is_dir():
             raise ValueError(f"`run.tracking_uri` (={uri}) lies in {folder}, which does not exist; make it first.")
-        check_writable(folder, "run.tracking_uri")
+        storage.check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
     executor = ThreadPoolExecutor(max_workers=1)
@@ -88,15 +88,6 @@ def check(uri: str) -> None:
             f"The MLflow experiment {found.name} was deleted in {uri}; restore it, or set MLFLOW_EXPERIMENT_NAME to "
             "another name."
         )
-
-
-def check_writable(folder: Path, setting: str) -> None:
-    """Raises ValueError unless a file can be made in `folder`; leaves none."""
-    try:  # a real attempt: permission bits say little to root, and nothing of a full or read-only disk
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"`{setting}` cannot be written: {folder} ({error.strerror}); name another.") from error
 
 
 def _experiment_name() -> str:

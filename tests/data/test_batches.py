@@ -12,7 +12,8 @@ import torch
 from slowfast_ray.data import augment, clips, dataset
 from slowfast_ray.data.batches import Batch, Batches, draw_weights
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.data.dataset import Dataset, Split
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
 from tests.data.conftest import pictures, write_dataset
 
 # Shapes: B clips of a worker, S samples, N frames.

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import auditing
+from slowfast_ray.running import audit_terminal, audit_words, auditing
 from slowfast_ray.running.auditing import Report
 from tests.running.conftest import ROOT
 
@@ -61,7 +61,7 @@ def leaky(made_up_root: Path, tmp_path: Path) -> Path:
 
 def shown(report: Report, width: int = 100) -> str:
     text = StringIO()
-    auditing.show(report, Console(file=text, width=width))
+    audit_terminal.show(report, Console(file=text, width=width))
     return text.getvalue()
 
 
@@ -148,7 +148,7 @@ def test_what_is_printed_and_what_is_written_say_the_same(made_up_root: Path, tm
     for name in BASELINES:
         interval = Interval(**content["baselines"][name]["val/top1"])
         assert f"{name} " in printed
-        assert auditing.percent(interval) in printed
+        assert audit_words.percent(interval) in printed
     assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
 
 
@@ -244,14 +244,14 @@ def test_no_width_cuts_a_number(made_up_root: Path, width: int) -> None:
     for score in report.scores:
         if width >= 80:
             for interval in score.intervals.values():
-                assert auditing.percent(interval) in text
+                assert audit_words.percent(interval) in text
 
 
 @pytest.mark.parametrize("labels", ["person", "multi"])
 def test_other_labels_are_scored_by_their_own_metrics(made_up_root: Path, labels: Any) -> None:
     report = auditing.report(DataConfig(root=str(made_up_root), labels=labels))
     metric = "val/mean_ap" if labels == "multi" else "val/mean_class"
-    assert auditing.metrics_of(report.scores) == ["val/top1", metric]
+    assert audit_words.metrics_of(report.scores) == ["val/top1", metric]
     assert metric in shown(report)
 
 
@@ -263,13 +263,13 @@ def test_other_labels_are_scored_by_their_own_metrics(made_up_root: Path, labels
     ],
 )
 def test_percent(interval: Interval, expected: str) -> None:
-    assert auditing.percent(interval) == expected
+    assert audit_words.percent(interval) == expected
 
 
 def test_a_moment_that_is_no_date_is_shown_as_it_is() -> None:
-    assert auditing.when(1_760_482_247_375) == "2025-10-14 22:50:47"
-    assert auditing.when(None) == "-"
-    assert auditing.when(10**18) == f"{10**18} ms"
+    assert audit_words.when(1_760_482_247_375) == "2025-10-14 22:50:47"
+    assert audit_words.when(None) == "-"
+    assert audit_words.when(10**18) == f"{10**18} ms"
 
 
 def test_on_the_real_data_all_that_is_known_is_printed(real_root: Path) -> None:

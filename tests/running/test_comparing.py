@@ -1,6 +1,7 @@
 """Two runs compare on the same samples only."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import comparing, preflight, trainer
 
 
-@pytest.fixture
-def runs(tiny: Experiment, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def runs(tiny_in: Callable[[Path], Experiment], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs of other seeds on one split."""
+    folder = tmp_path_factory.mktemp("runs")
     for name, seed in (("a", 0), ("b", 1)):
-        ready = preflight.check(tiny.override({"run.seed": seed}), name=name, objective="val/top1")
+        ready = preflight.check(tiny_in(folder).override({"run.seed": seed}), name=name, objective="val/top1")
         trainer.fit(ready, "val/top1", on_row=lambda row: None)
-    return tmp_path / "runs" / "a", tmp_path / "runs" / "b"
+    return folder / "runs" / "a", folder / "runs" / "b"
 
 
 def test_against_a_hand_count(runs: tuple[Path, Path], tiny: Experiment) -> None:
@@ -57,11 +59,12 @@ def test_other_samples_are_refused(runs: tuple[Path, Path], tiny: Experiment, tm
         comparing.compare(runs[0], tmp_path / "runs" / "c")
 
 
-def test_data_that_changed_is_refused(runs: tuple[Path, Path]) -> None:
-    members = runs[1] / "split.json"
+def test_data_that_changed_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(runs[1], tmp_path / "b"))
+    members = changed / "split.json"
     members.write_text(json.dumps({**json.loads(members.read_text()), "split_fingerprint": "before"}))
     with pytest.raises(ValueError, match=r"changed since .*/b was trained"):
-        comparing.compare(*runs)
+        comparing.compare(runs[0], changed)
 
 
 def test_folders_without_a_checkpoint(runs: tuple[Path, Path], tmp_path: Path) -> None:
