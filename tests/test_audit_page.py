@@ -60,11 +60,6 @@ def render(root: Path, **settings: Any) -> str:
     return audit_page.render(auditing.report(DataConfig(root=str(root), **settings), widest_window=144.0))
 
 
-@pytest.fixture(scope="module")
-def made_up_page(made_up_root: Path) -> str:
-    return render(made_up_root)
-
-
 def write(folder: Path, page: str) -> Path:
     path = folder / "audit.html"
     path.write_text(page, encoding="utf-8")
@@ -90,26 +85,14 @@ def check(opened: Opened, path: Path, num_pictures: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
 
 
-def test_a_page_shows_whole_and_requests_nothing(made_up_page: str, tmp_path: Path, browser: Any) -> None:
-    path = write(tmp_path, made_up_page)
-    opened = Opened(browser, path)
-    check(opened, path, num_pictures=12 + 6)
-    for section in ("findings", "baselines", "samples", "classes", "labels", "time", "recordings", "dead-pixels"):
-        assert opened.page.locator(f"section#{section}").is_visible()
-    opened.page.set_viewport_size({"width": 420, "height": 900})
-    assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nor on a phone"
-
-
-def test_the_page_of_the_real_data(real_root: Path, tmp_path: Path, browser: Any) -> None:
+def test_the_page_of_the_real_data(real_root: Path) -> None:
     report = auditing.report(DataConfig(root=str(real_root)), widest_window=144.0)
-    path = write(tmp_path, audit_page.render(report))
-    assert path.stat().st_size < 3_000_000
-    opened = Opened(browser, path)
-    check(opened, path, num_pictures=12 + 1 + 1 + 1 + 2 + 1 + 4)
-    text = opened.page.locator("main").inner_text()
+    text = audit_page.render(report)
+    assert len(text) < 3_000_000
+    assert text.count("<figure>") == 12 + 1 + 1 + 1 + 2 + 1 + 4
     for expected in ("73 of 73", "50.68 [39.5, 61.8]", "84.93 [75.0, 91.4]", "72 of 314 in train.json, 22 of 73"):
         assert expected in text
-    captions = " ".join(opened.page.locator("#samples figcaption").all_inner_texts())
+    captions = " ".join(re.findall(r"<figcaption>\s*(.*?)\s*</figcaption>", text))
     for each in report.audit.facts.classes:
         assert (f" {each.name} (" in captions) == (each.num_train + each.num_val > 0), each.name
 
@@ -145,23 +128,22 @@ def test_names_from_the_data_are_escaped(evil_page: str) -> None:
     assert set(re.findall(r'src="([^,"]*)', page)) == {"data:image/png;base64"}
 
 
-def test_names_from_the_data_do_nothing_in_a_browser(evil_page: str, tmp_path: Path, browser: Any) -> None:
+def test_a_page_shows_whole_requests_nothing_and_names_do_nothing(evil_page: str, tmp_path: Path, browser: Any) -> None:
     path = write(tmp_path, evil_page)
     opened = Opened(browser, path)
-    check(opened, path, num_pictures=12)
+    check(opened, path, num_pictures=12 + 6)
     assert opened.page.title() == "Audit of <b>evil & root"
     assert EVIL in opened.page.locator("#samples").inner_text()
+    for section in ("findings", "baselines", "samples", "classes", "labels", "time", "recordings", "dead-pixels"):
+        assert opened.page.locator(f"section#{section}").is_visible()
+    opened.page.set_viewport_size({"width": 420, "height": 900})
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nor on a phone"
 
 
-def test_equal_data_give_an_equal_page(made_up_root: Path, made_up_page: str) -> None:
-    assert render(made_up_root) == made_up_page
-
-
-@pytest.mark.parametrize("labels", ["person", "multi"])
-def test_other_labels_have_a_page_as_well(made_up_root: Path, labels: str) -> None:
-    page = render(made_up_root, labels=labels)
+def test_several_labels_a_sample_have_a_page_as_well(made_up_root: Path) -> None:
+    page = render(made_up_root, labels="multi")
     assert page.count("<figure>") >= 12 + 6
-    assert ("val/mean_ap %" in page) == (labels == "multi")
+    assert "val/mean_ap %" in page
 
 
 def test_a_folder_that_training_refuses_has_a_page_without_samples_and_baselines(

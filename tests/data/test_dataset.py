@@ -17,7 +17,8 @@ import torch
 
 from slowfast_ray.data import annotations, dataset, labels, recordings
 from slowfast_ray.data.config import DataConfig, Labels
-from slowfast_ray.data.dataset import BLOCK_FRAMES, BLOCK_MS, Dataset, Split
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import BLOCK_FRAMES, BLOCK_MS, Split
 from tests.data.conftest import Image, pictures, write_annotations, write_dataset, write_recording
 
 # Legend: N frames of all recordings, S samples of a split.

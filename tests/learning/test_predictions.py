@@ -266,7 +266,8 @@ def evaluate_share(rank: int, folder: str) -> None:
 
 def test_two_workers_hold_the_same_whole(tmp_path: Path) -> None:
     # 11 samples: one worker scores 6, the other 5.
-    torch.multiprocessing.spawn(evaluate_share, (str(tmp_path),), nprocs=2)
+    # Forked, since nothing here has threads that a child would miss: a fresh process imports torch for seconds.
+    torch.multiprocessing.start_processes(evaluate_share, (str(tmp_path),), nprocs=2, start_method="fork")
     for made in (one_label, several_labels):
         whole = made(11)
         for rank in range(2):

@@ -3,8 +3,6 @@
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -292,16 +290,3 @@ def test_an_existing_run_is_not_overwritten(tiny: Experiment, tmp_path: Path) ->
 def test_search_space(made_up_root: Path, space: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){expected}"):
         tuner.check(LAPTOP.override({"data.root": str(made_up_root)}), space, SearchConfig(), name="space")
-
-
-def test_as_a_process(tmp_path: Path) -> None:
-    # What a shell sees: the exit code, one line, no traceback.
-    done = subprocess.run(
-        [sys.executable, ROOT / "experiments" / "tune_thermal.py", "--data.root", "/nowhere"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip().splitlines() == [
-        "error: No such data folder: /nowhere; `data.root` must hold frames/ and annotations/."
-    ]
-    assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,16 @@ def test_a_run_is_in_mlflow_with_its_curve_and_its_best_checkpoint(tiny: Experim
     assert saved.model == replace(experiment.model, num_classes=6)
 
 
+def test_the_script_in_this_process(
+    tiny: Experiment, tmp_path: Path, call_script: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In this process, for speed; below it is killed and resumed in one of its own.
+    experiment = tiny.override({"run.tracking_uri": f"sqlite:///{tmp_path}/new.db"})
+    call_script("train_thermal", *flags_of(experiment), "--name", "one")
+    assert f"Checkpoint:    {tmp_path}/runs/one/epoch-001" in capsys.readouterr().out
+    assert (tmp_path / "new.db").is_file()
+
+
 def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     # A reader who loads the best weights must find the best value again.
     outcome = fit(tiny.override({"learning.num_epochs": 2}), "one")
