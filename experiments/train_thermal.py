@@ -30,6 +30,7 @@ def main() -> None:
         except KeyboardInterrupt:
             print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
             raise SystemExit(commands.EXIT_INTERRUPTED) from None
+    summary.per_class(ready)
     summary.closing(ready, flags.metric, flags.name, outcome.row)
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     if outcome.num_unsent:

@@ -4,9 +4,10 @@ A score of a checkpoint is computed from the predictions saved with it, never fr
 again.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def of_predictions(name: str, predictions: Predictions, val: Split) -> Score:
 def of_checkpoint(name: str, folder: Path, data: Dataset) -> Score:
     """The score of the checkpoint in `folder`, from the predictions saved with it."""
     return of_predictions(name, checkpoint.read_predictions(folder), data.val)
+
+
+def per_class_json(folder: Path, data: Dataset) -> str:
+    """How the checkpoint in `folder` does on each class; figures that are undefined are null."""
+    rows = [asdict(each) for each in checkpoint.read_predictions(folder).per_class(data.classes)]
+    known = [{name: None if value != value else value for name, value in row.items()} for row in rows]
+    return json.dumps(known, indent=1, allow_nan=False) + "\n"
 
 
 @lru_cache(maxsize=32)

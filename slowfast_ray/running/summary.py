@@ -2,11 +2,14 @@
 figure is worth.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.learning import checkpoint
@@ -52,6 +55,22 @@ def closing(ready: Ready, metric: str, name: str, row: Row) -> None:
         _say(console, f"Best without a network: {against} by {baseline.name}; lift {found.value - against.value:+.2f}")
     if ready.data.leak_share:
         _say(console, f"{ready.data.leak_share:.0%} of these samples leak: the figures say little of new recordings.")
+
+
+def per_class(ready: Ready) -> None:
+    """A table of the best epoch of a run: each class that occurs or was predicted."""
+    best = checkpoint.best(ready.folder)
+    assert best is not None, "a finished run has saved an epoch"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class, at the best epoch", overflow="fold")
+    for name in ("val samples", "predicted", "recall", "precision", "AP"):
+        table.add_column(name, justify="right")
+    for each in checkpoint.read_predictions(best).per_class(ready.data.classes):
+        if each.num_samples or each.num_predicted:
+            shares = (each.recall, each.precision, each.average_precision)
+            shown = ("-" if math.isnan(share) else f"{share:.2f}" for share in shares)
+            table.add_row(Text(each.name), str(each.num_samples), str(each.num_predicted), *shown)
+    Console().print(table)
 
 
 def best_of(ready: Ready, metric: str, name: str, row: Row) -> str:

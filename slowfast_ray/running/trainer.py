@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import preflight, worker
+from slowfast_ray.running import preflight, scores, worker
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.tracking import State, Tracker
 from slowfast_ray.running.worker import Place, Row
@@ -65,6 +65,7 @@ def fit(
         best = checkpoint.best(folder)
         assert best is not None, "a finished run has saved an epoch"
         tracker.log_folder(run_id, best, "best")
+        tracker.log_text(run_id, scores.per_class_json(best, ready.data), "per_class.json")
     except KeyboardInterrupt:
         state = "stopped"
         raise

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import cluster, group, preflight, search_space, worker
+from slowfast_ray.running import cluster, group, preflight, scores, search_space, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.observer import Observer
@@ -68,6 +68,7 @@ def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = 
             best = None if result.best is None else checkpoint.best(ready.folder / result.best.name)
             if best is not None:
                 tracker.log_folder(run_id, best, "best")
+                tracker.log_text(run_id, scores.per_class_json(best, ready.data), "per_class.json")
         except KeyboardInterrupt:
             state = "stopped"
             raise

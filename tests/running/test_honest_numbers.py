@@ -146,7 +146,7 @@ def test_the_metric_must_exist_under_the_labels(tiny: Experiment) -> None:
 
 
 @pytest.mark.parametrize("labels", ["person", "multi"])
-def test_other_labels_train_and_are_scored(tiny: Experiment, labels: str) -> None:
+def test_other_labels_train_and_are_scored(tiny: Experiment, labels: str, capsys: pytest.CaptureFixture[str]) -> None:
     ready = check(tiny.override({"data.labels": labels}))
     outcome = trainer.fit(ready, "val/top1", on_row=lambda row: None)
     scored = scores.of_checkpoint("one", Path(outcome.row[worker.CHECKPOINT]), ready.data)
@@ -155,6 +155,15 @@ def test_other_labels_train_and_are_scored(tiny: Experiment, labels: str) -> Non
         assert scored.intervals[metric].value == pytest.approx(outcome.row[metric])
         assert scored.intervals[metric].num_samples == len(ready.data.val)
     assert all(other in baseline.intervals for baseline in ready.baselines)
+    artifact = MlflowClient(outcome.tracking_uri).download_artifacts(outcome.run_id, "per_class.json")
+    per_class = json.loads(Path(artifact).read_text())
+    assert [each["name"] for each in per_class] == list(ready.data.classes)
+    assert [each["num_samples"] for each in per_class] == ready.data.val.num_per_class_K(6).tolist()
+    mean = "average_precision" if labels == "multi" else "recall"
+    values = [each[mean] for each in per_class if each["num_samples"]]
+    assert sum(values) / len(values) == pytest.approx(outcome.row[other])
+    summary.per_class(ready)
+    assert "walking" in capsys.readouterr().out
 
 
 def test_the_widest_window_of_a_space(tiny: Experiment) -> None:
