@@ -165,6 +165,8 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     if resume:
         if not (folder / BEGUN_AS).is_file():
             raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
+        if next(folder.glob("trial-*"), None) is not None:
+            raise ValueError(f"{folder} holds a search, and only single runs are resumed; choose another --name.")
     elif folder.exists():
         raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
