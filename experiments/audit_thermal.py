@@ -23,8 +23,9 @@ def main() -> None:
     with commands.exits_cleanly():
         auditing.check_files(flags.json, flags.html)
         space = THERMAL if flags.data.frame_interval_ms is None else THERMAL_MS
-        widest_window = search_space.widest_window(space, Experiment(data=flags.data))
-        report = auditing.report(flags.data, widest_window)
+        # As a search would do it: a purged split is purged for the longest clips of the space.
+        experiment = search_space.with_widest_window(space, Experiment(data=flags.data))
+        report = auditing.report(experiment.data, search_space.widest_window(space, experiment))
     if flags.data.root is None:
         print("No --data.root: auditing the built-in, made-up dataset.")
     audit_terminal.show(report, Console())

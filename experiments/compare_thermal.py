@@ -22,7 +22,8 @@ def main() -> None:
 
 def show(compared: Compared) -> None:
     """The scores one below the other, and the tests."""
-    print(f"{compared.data.split_name}, {compared.data.config.labels}; best epochs, 95 % intervals")
+    chosen = " and ".join(dict.fromkeys(compared.objectives))
+    print(f"{compared.data.split_name}, {compared.data.config.labels}; best epochs by {chosen}, 95 % intervals")
     for metric in compared.scores[0].intervals:
         for score in compared.scores:
             print(f"  {metric:15} {score.intervals[metric]}  {score.name}")

@@ -31,7 +31,7 @@ def main() -> None:
             print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
             raise SystemExit(commands.EXIT_INTERRUPTED) from None
     summary.per_class(ready)
-    summary.closing(ready, flags.metric, flags.name, outcome.row)
+    summary.closing(ready, flags.metric, flags.name, outcome.row, ready.experiment)
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     if outcome.num_unsent:
         print(f"MLflow lacks {outcome.num_unsent} entries; progress.json beside the checkpoint has the metrics.")

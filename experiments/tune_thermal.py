@@ -39,20 +39,24 @@ def main() -> None:
 def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
     print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
+    print(f"{flags.search.metric} on {len(ready.data.val)} samples, with 95 % intervals where it has one:")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     metric = flags.search.metric
-    for column in ("trial", "state", f"best {metric}", "epoch", "last", "min"):
+    for column in ("trial", "state", "at its best", "epoch", "last"):
         table.add_column(column, no_wrap=True)
     searched = best_first(result.trials, metric)[:10]
     for name in searched[0].sample if searched else ():
-        table.add_column(name.split(".")[1].replace("_", " "), overflow="fold")  # broken, never cut
+        words = name.split(".")[1].replace("_", " ")
+        # Wide enough for a value and the longest word: broken between words, never cut.
+        table.add_column(words, overflow="fold", min_width=max(6, *map(len, words.split())))
     for trial in searched:
         score, epoch, last = "-", "0", "-"
         if trial.row is not None:
-            score, last = summary.best_of(ready, metric, trial.name, trial.row), f"{trial.row[metric]:.2f}"
+            score = summary.best_of(ready, metric, trial.name, trial.row).split(" n=")[0]
+            last = f"{trial.row[metric]:.2f}"
             epoch = f"{trial.row[worker.BEST_EPOCH]}/{trial.row[worker.EPOCH]}"
         values = map(describe_value, trial.sample.values())
-        table.add_row(str(trial.number), trial.state, score, epoch, last, f"{trial.seconds / 60:.1f}", *values)
+        table.add_row(str(trial.number), trial.state, score, epoch, last, *values)
     rich.print(table)
     if result.interrupted:
         rich.print("The search was interrupted; what was done is in MLflow.")
@@ -60,7 +64,7 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
         again = commands.command_again(result.best.experiment, flags.preset, flags.search.metric)
-        summary.closing(ready, metric, result.best.name, result.best.row)
+        summary.closing(ready, metric, result.best.name, result.best.row, result.best.experiment)
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
         print(f"Train it again:   {again}")
     if result.num_unsent:

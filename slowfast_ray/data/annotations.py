@@ -4,13 +4,15 @@ What a sample is, and which label it gets, is decided in labels.py.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Box = tuple[float, float, float, float]
 """Centre x, centre y, width and height, as fractions of the frame's width and height."""
+
+LARGEST_NUMBER = 2**62
+"""Numbers beyond it are taken for none: no time and no fraction is as large, and sums of two still fit into int64."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Person:
     label: int
     """Index into `Annotations.classes`."""
     box: Box | None = None
-    """None where the file has none, or none of four finite numbers."""
+    """None where the file has none, or none of four numbers within LARGEST_NUMBER."""
     object_id: int | str | None = None
     """The same for the same person throughout a recording; None where the file has none."""
 
@@ -37,7 +39,9 @@ class Image:
     place: str
     """Where it stands, for messages: `images[3] of train.json`."""
     timestamp_ms: int | None = None
-    """When the keyframe was taken, by the annotation file [ms]; None where it does not say."""
+    """When the keyframe was taken, by the annotation file [ms]; None where it does not say.
+
+    Numbers beyond LARGEST_NUMBER say nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def read(path: Path) -> Annotations:
         raise FileNotFoundError(f"No such annotation file: {path}.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, no text, or a number of thousands of digits
         raise ValueError(f"The annotation file {path} is no valid JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"The annotation file {path} must hold a JSON object with images, annotations and categories.")
@@ -113,21 +117,22 @@ def _image(image: dict[str, Any], people: tuple[Person, ...], place: str) -> Ima
         keyframe=keyframe,
         people=people,
         place=place,
-        timestamp_ms=None if timestamp is None or not _is_finite(timestamp) else round(timestamp),
+        timestamp_ms=None if timestamp is None or not _is_number(timestamp) else round(timestamp),
     )
 
 
 def _box(value: Any) -> Box | None:
     if not isinstance(value, list) or len(value) != 4:
         return None
-    if not all(map(_is_finite, value)):
+    if not all(map(_is_number, value)):
         return None
     x, y, width, height = map(float, value)
     return x, y, width, height
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    # A bool is an int as well; NaN and the infinities fail the comparison.
+    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER
 
 
 def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:

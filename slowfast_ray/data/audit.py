@@ -5,11 +5,12 @@
 The keys, with their severity; where there are two, the finding's numbers or the settings decide:
 
     data/refused         serious          the dataset cannot be used with these settings, and why (of_folder only)
-    leak/time            serious          val windows that overlap train windows in time
-    leak/frames          serious          val windows with frames identical to those of train windows
-    leak/widest          serious          more val windows that do either, for the longest clips of a search
+    leak/time            serious          val clips that overlap train clips in time
+    leak/frames          serious          val clips that show frames identical to those of train clips
+    leak/widest          serious          more val clips that do either, for the longest clips of a search
     session/one          warning          one session only
     session/shared       note             val samples of sessions that train as well
+    session/simultaneous warning          sessions of several sensors at the same time
     session/sensor       warning          recordings that do not name their sensor, while others do (of_folder only)
     duplicate/train      note             train samples at the same moment
     duplicate/val        warning          val samples at the same moment
@@ -28,7 +29,7 @@ The keys, with their severity; where there are two, the finding's numbers or the
     box/border           note             boxes that reach over the border
     image/unlabelled     note             images without people
     image/both           warning          image ids in both files
-    frame/shared         note             frames that two recordings both store
+    frame/shared         note             frames that another recording stores as well
     time/absent          warning          recordings without timestamps
     time/unit            serious          timestamps that are hardly milliseconds
     time/backwards       warning          frames before the one they follow

@@ -1,4 +1,4 @@
-"""What is wrong with the times: recordings without any, other units, gaps, jitter, keyframes at another time than said.
+"""What is wrong with the times: sessions at one time, none at all, other units, gaps, jitter, keyframes beside theirs.
 
 Legend: N frames of all recordings.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from slowfast_ray.data.annotations import Annotations
 from slowfast_ray.data.audit_findings import MAX_EXAMPLES, Finding
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.data.timeline import Timeline
+from slowfast_ray.data.timeline import SESSION_GAP_MS, Timeline
 
 PLAUSIBLE_INTERVAL_MS = (2, 10_000)
 """Between two frames that show motion; outside, the unit is hardly milliseconds."""
@@ -22,12 +22,13 @@ GAP_MS = 1000
 JITTER = 3
 """Times are irregular where 1 interval in 20 is this many times as long as another 1 in 20."""
 MIN_INTERVALS = 20
-"""Of fewer intervals, nothing is said about their spread."""
+"""Of fewer intervals that run forwards, nothing is said about their spread."""
 
 
 def findings(files: Sequence[Annotations], timeline: Timeline, config: DataConfig) -> list[Finding]:
     """All of this page, in the order of its keys in audit.py."""
     return [
+        *_simultaneous(timeline),
         *_stored_twice(timeline),
         *_absent(timeline),
         *_unit(timeline),
@@ -37,10 +38,63 @@ def findings(files: Sequence[Annotations], timeline: Timeline, config: DataConfi
     ]
 
 
+def simultaneous_sessions(timeline: Timeline) -> list[tuple[int, int]]:
+    """The pairs of sessions that run at the same time; of one sensor they would be one session."""
+    stretches = sorted(
+        (start, end, session)
+        for session in range(timeline.num_sessions)
+        for start, end in _stretches(timeline, session)
+    )
+    pairs: set[tuple[int, int]] = set()
+    running: list[tuple[int, int]] = []
+    for start, end, session in stretches:
+        running = [each for each in running if each[0] >= start]
+        pairs |= {(min(session, other), max(session, other)) for _, other in running if other != session}
+        running.append((end, session))
+    return sorted(pairs)
+
+
+def _stretches(timeline: Timeline, session: int) -> list[tuple[int, int]]:
+    """From when to when a session runs, with its pauses: identical frames may join recordings that lie days apart."""
+    mine = np.flatnonzero((timeline.sessions == session) & timeline.has_times)
+    times = [timeline.times_N[timeline.firsts[i] :][: timeline.lengths[i]] for i in mine]
+    found: list[tuple[int, int]] = []
+    for start, end in sorted((int(each.min()), int(each.max())) for each in times):
+        if found and start - found[-1][1] <= SESSION_GAP_MS:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _simultaneous(timeline: Timeline) -> Iterable[Finding]:
+    pairs = simultaneous_sessions(timeline)
+    if pairs:
+        concerned = {session for pair in pairs for session in pair}
+        yield Finding(
+            key="session/simultaneous",
+            severity="warning",
+            title=f"{len(concerned)} of {timeline.num_sessions} sessions run at the same time as one of another "
+            "sensor: if both see one room, leave-one-session-out validates on what it trains on.",
+            count=len(concerned),
+            total=timeline.num_sessions,
+            examples=tuple(
+                f"{timeline.session_name(one)} and {timeline.session_name(other)}"
+                for one, other in pairs[:MAX_EXAMPLES]
+            ),
+            remedy="Give their recordings one `mac_address` if they see the same room.",
+        )
+
+
+def _stored(timeline: Timeline) -> np.ndarray:
+    """int64 [each, 2]: every moment with each recording that stores it, once, in their order."""
+    owner_N = np.repeat(np.arange(len(timeline.recordings)), timeline.lengths)
+    return np.unique(np.stack([timeline.moments_N, owner_N], axis=1), axis=0)
+
+
 def shared_frames(timeline: Timeline) -> dict[tuple[str, str], int]:
     """How many moments each two recordings both store, where there are any."""
-    owner_N = np.repeat(np.arange(len(timeline.recordings)), timeline.lengths)
-    stored = np.unique(np.stack([timeline.moments_N, owner_N], axis=1), axis=0)
+    stored = _stored(timeline)
     starts = np.flatnonzero(np.diff(stored[:, 0], prepend=-1))
     pairs = Counter(
         pair
@@ -55,13 +109,16 @@ def _stored_twice(timeline: Timeline) -> Iterable[Finding]:
     shared = shared_frames(timeline)
     if shared:
         low, high = min(shared.values()), max(shared.values())
+        num_owners = np.bincount(_stored(timeline)[:, 0])
+        count, total = int((num_owners[timeline.moments_N] > 1).sum()), len(timeline.moments_N)
         yield Finding(
             key="frame/shared",
             severity="note",
-            title=f"{len(shared)} pairs of recordings store the same moments twice: "
-            f"{low if low == high else f'{low} to {high}'} identical frames each.",
-            count=sum(shared.values()),
-            total=len(timeline.moments_N),
+            title=f"{count} of {total} frames are stored in another recording as well: {len(shared)} "
+            f"{'pair' if len(shared) == 1 else 'pairs'} of recordings share "
+            f"{low if low == high else f'{low} to {high}'} frames each.",
+            count=count,
+            total=total,
             examples=tuple(f"{a} and {b}: {num} frames" for (a, b), num in list(shared.items())[:MAX_EXAMPLES]),
             remedy="Cut the recordings without an overlap, or choose a --data.split that knows of it: purged.",
         )
@@ -168,7 +225,9 @@ def _irregular(timeline: Timeline, config: DataConfig) -> Iterable[Finding]:
             examples=tuple(text for _, text in longest_first[:MAX_EXAMPLES]),
             remedy=remedy,
         )
-    spread = [(name, *np.percentile(each[each > 0], (5, 50, 95))) for name, each in told if len(each) >= MIN_INTERVALS]
+    # Intervals that run backwards are told of elsewhere.
+    forwards = [(name, intervals[intervals > 0]) for name, intervals in told]
+    spread = [(name, *np.percentile(each, (5, 50, 95))) for name, each in forwards if len(each) >= MIN_INTERVALS]
     uneven = [
         f"{name}: {low:.0f} to {high:.0f} ms, half of them below {median:.0f}"
         for name, low, median, high in spread

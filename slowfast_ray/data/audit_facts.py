@@ -40,10 +40,10 @@ class SessionFacts:
     """When the first frame was taken [ms]; None where a recording of the session does not say."""
     end_ms: int | None
     """When the last frame was taken [ms]; None where a recording of the session does not say."""
-    num_train: int
-    """Samples that train; 0 in all sessions where the dataset is refused."""
-    num_val: int
-    num_dropped: int
+    num_train: int | None
+    """Samples that train; None where the dataset is refused, as the two below."""
+    num_val: int | None
+    num_dropped: int | None
     """Samples that neither train nor validate, under a purged split."""
     train_windows_ms: tuple[Span, ...]
     """The window of each training sample, in the order of time; none where a recording of the session has no times."""
@@ -78,9 +78,10 @@ class ClassFacts:
     """One class, in the samples as they are labelled and split, and among all people."""
 
     name: str
-    num_train: int
-    """Samples that train; 0 for all classes where the dataset is refused."""
-    num_val: int
+    num_train: int | None
+    """Samples that train; None where the dataset is refused."""
+    num_val: int | None
+    """Samples that validate; None where the dataset is refused."""
     num_train_people: int
     """People annotated in train.json."""
     num_val_people: int
@@ -94,18 +95,18 @@ class PolicyFacts:
     labels: Labels
     ties: Ties | None
     """None where the policy knows no ties."""
-    num_train: int
-    """Samples from train.json."""
-    num_val: int
+    num_train: int | None
+    """Samples from train.json; None where the policy is refused, as all numbers below."""
+    num_val: int | None
     """Samples from val.json."""
-    num_conflicts: int
+    num_conflicts: int | None
     """Keyframes whose people carry different labels."""
-    num_ties: int
+    num_ties: int | None
     """Keyframes whose label the rule for ties decides, or which it drops."""
-    num_dropped: int
+    num_dropped: int | None
     """Keyframes that give no sample."""
     refusal: str | None
-    """Why the policy cannot be used here, with all numbers 0; None where it can."""
+    """Why the policy cannot be used here; None where it can."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _session(session: int, timeline: Timeline, data: Dataset | None) -> SessionF
     has_times = bool(timeline.has_times[mine].all())
     times = np.concatenate([timeline.times_N[timeline.firsts[i] :][: timeline.lengths[i]] for i in mine])
     windows: list[tuple[Span, ...]] = [(), (), ()]
-    counts = [0, 0, 0]
+    counts: list[int | None] = [None, None, None]
     if data is not None:
         starts_S, ends_S = splits.spans(data.pool, timeline)
         for part, members in enumerate((data.members.train, data.members.val, data.members.dropped)):
@@ -220,10 +221,11 @@ def _classes(files: Sequence[Annotations], data: Dataset | None) -> tuple[ClassF
         np.bincount([person.label for image in file.images for person in image.people], minlength=len(names))
         for file in files
     ]
-    samples = [np.zeros(len(names), dtype=np.int64)] * 2
+    samples: list[list[int] | list[None]] = [[None] * len(names)] * 2
     if data is not None:
-        samples = [part.num_per_class_K(len(names)).numpy() for part in (data.train, data.val)]
-    return tuple(ClassFacts(name, *(int(counts[k]) for counts in (*samples, *people))) for k, name in enumerate(names))
+        samples = [part.num_per_class_K(len(names)).tolist() for part in (data.train, data.val)]
+    columns = zip(names, *samples, *(counts.tolist() for counts in people), strict=True)
+    return tuple(ClassFacts(*column) for column in columns)
 
 
 def _policies(files: Sequence[Annotations]) -> tuple[PolicyFacts, ...]:
@@ -234,7 +236,7 @@ def _policies(files: Sequence[Annotations]) -> tuple[PolicyFacts, ...]:
         try:
             train, val = (labels.apply(file.images, policy, ties or "lowest", num_people_K) for file in files)
         except ValueError as error:
-            found.append(PolicyFacts(policy, ties, 0, 0, 0, 0, 0, str(error)))
+            found.append(PolicyFacts(policy, ties, None, None, None, None, None, str(error)))
             continue
         both = train + val
         numbers = (both.num_conflicts, both.num_ties, both.num_dropped)

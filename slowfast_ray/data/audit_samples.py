@@ -11,7 +11,9 @@ import torch
 
 from slowfast_ray.data import clips, dataset, splits
 from slowfast_ray.data.audit_findings import MAX_EXAMPLES, Finding, Severity
+from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.samples import Split
 
 MANY_GAPS = 0.1
 """From this share of clip frames that stand for gaps on, clips no longer show what they say."""
@@ -31,27 +33,26 @@ def leaks(data: Dataset, width: float) -> np.ndarray:
 
 
 def _leaks(data: Dataset, widest_window: float | None) -> Iterable[Finding]:
-    pool, members, timeline = data.pool, data.members, data.source.timeline
+    members = data.members
     num_val, unit = len(members.val), "frames" if data.clock is None else "ms"
-    overlaps = splits.overlapping_in_time(pool, timeline, members.val, members.train)
+    overlaps = splits.overlapping_in_time(data.pool, data.source.timeline, members.val, members.train)
     if overlaps.any():
         yield Finding(
             key="leak/time",
             severity="serious",
-            title=f"{overlaps.sum()} of {num_val} val samples overlap in time with train samples: their clips, of "
-            f"{data.config.window:g} {unit}, show the same moments.",
+            title=f"{overlaps.sum()} of {num_val} val samples overlap in time with train samples: "
+            f"{_clips(data.config)}, span the same moments.",
             count=int(overlaps.sum()),
             total=num_val,
             examples=_pairs(_overlapping(data, members.val[overlaps][:MAX_EXAMPLES])),
             remedy=_other_split(data),
         )
-    identical = splits.holding_identical_frames(pool, timeline, members.val, members.train)
+    identical, elsewhere = _showing_identical_frames(data)
     if identical.any():
-        elsewhere = _stored_elsewhere(data)
         yield Finding(
             key="leak/frames",
             severity="serious",
-            title=f"{identical.sum()} of {num_val} val samples hold frames that are identical in train samples, "
+            title=f"{identical.sum()} of {num_val} val samples show frames that train samples show as well, "
             f"{elsewhere.sum()} of them in another recording that stores the same moments again.",
             count=int(identical.sum()),
             total=num_val,
@@ -61,13 +62,13 @@ def _leaks(data: Dataset, widest_window: float | None) -> Iterable[Finding]:
         )
     if widest_window is None:
         return
-    num_now, shares = int((overlaps | identical).sum()), leaks(data, widest_window)
+    num_now, shares = int(data.leaks_S.sum()), leaks(data, widest_window)
     if (num_widest := int(shares.sum())) > num_now:
         yield Finding(
             key="leak/widest",
             severity="serious",
             title=f"{num_widest} of {num_val} val samples share moments with train samples once clips are as long as "
-            f"the search may make them, {widest_window:g} {unit}; {num_now} do for clips of {data.config.window:g}.",
+            f"the search may make them, {widest_window:g} {unit}; {num_now} do for {_clips(data.config)}.",
             count=num_widest,
             total=num_val,
             examples=_ids(data, members.val[shares]),
@@ -75,6 +76,17 @@ def _leaks(data: Dataset, widest_window: float | None) -> Iterable[Finding]:
             if data.config.split == "purged"
             else _other_split(data),
         )
+
+
+def _clips(config: DataConfig) -> str:
+    """For people: `clips of 32 frames, every 2nd`."""
+    if config.frame_interval_ms is not None:
+        return f"clips of {config.clip_len} frames, every {config.frame_interval_ms:g} ms"
+    step = config.frame_interval
+    if step == 1:
+        return f"clips of {config.clip_len} frames, one after the other"
+    ending = "th" if step % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(step % 10, "th")
+    return f"clips of {config.clip_len} frames, every {step}{ending}"
 
 
 def _other_split(data: Dataset) -> str:
@@ -87,7 +99,7 @@ def _overlapping(data: Dataset, chosen: np.ndarray) -> Iterable[tuple[str, str]]
     """The id of each chosen sample, with that of the train sample nearest to it of all that overlap with it."""
     pool, timeline, train = data.pool, data.source.timeline, data.members.train
     starts_S, ends_S = splits.spans(pool, timeline)
-    axis_S = splits.time_axes(pool, timeline)
+    axis_S = timeline.axes_of(pool.recordings_S)
     times_S = timeline.times_N[pool.keyframes_S]
     for i in chosen:
         overlaps = (axis_S[train] == axis_S[i]) & (starts_S[train] <= ends_S[i]) & (ends_S[train] >= starts_S[i])
@@ -95,23 +107,29 @@ def _overlapping(data: Dataset, chosen: np.ndarray) -> Iterable[tuple[str, str]]
         yield _two(data, i, there[np.abs(times_S[there] - times_S[i]).argmin()])
 
 
-def _stored_elsewhere(data: Dataset) -> np.ndarray:
-    """bool, one a val sample: whether a frame of its window is seen in training in another recording than its own."""
-    pool, moments_N = data.pool, data.source.timeline.moments_N
-    lowest = np.full(int(moments_N.max()) + 1, np.iinfo(np.int64).max)
+def _showing_identical_frames(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """bool, bool, one a val sample: whether its clip shows a frame that a train clip shows, and so from another file.
+
+    What counts is what clips show, not the frames that they skip.
+    """
+    timeline = data.source.timeline
+    lowest = np.full(int(timeline.moments_N.max()) + 1, len(timeline.recordings))
     highest = np.full(len(lowest), -1)
-    for i in data.members.train:
-        seen = moments_N[pool.firsts_S[i] : pool.lasts_S[i] + 1]
-        lowest[seen] = np.minimum(lowest[seen], pool.recordings_S[i])
-        highest[seen] = np.maximum(highest[seen], pool.recordings_S[i])
-    windows = [moments_N[pool.firsts_S[i] : pool.lasts_S[i] + 1] for i in data.members.val]
-    owners = pool.recordings_S[data.members.val]
-    return np.array(
-        [
-            bool(((highest[seen] >= 0) & ((lowest[seen] < owner) | (highest[seen] > owner))).any())
-            for seen, owner in zip(windows, owners, strict=True)
-        ]
-    )
+    moments_ST, recordings_S = _shown(data, data.train)
+    recordings_ST = np.broadcast_to(recordings_S[:, None], moments_ST.shape)
+    np.minimum.at(lowest, moments_ST, recordings_ST)
+    np.maximum.at(highest, moments_ST, recordings_ST)
+    moments_ST, recordings_S = _shown(data, data.val)
+    is_seen_ST = highest[moments_ST] >= 0
+    is_other_ST = (lowest[moments_ST] < recordings_S[:, None]) | (highest[moments_ST] > recordings_S[:, None])
+    return np.any(is_seen_ST, axis=1), np.any(is_seen_ST & is_other_ST, axis=1)
+
+
+def _shown(data: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [S, T], int64 [S]: the moments that each clip shows, and its recording."""
+    indices_ST = clips.of_config(split.keyframes_S, split.firsts_S, split.lasts_S, data.clock, data.config)
+    timeline = data.source.timeline
+    return timeline.moments_N[indices_ST.numpy()], np.searchsorted(timeline.firsts, split.firsts_S.numpy())
 
 
 def _sessions(data: Dataset) -> Iterable[Finding]:

@@ -95,6 +95,9 @@ ALL: Mapping[str, Callable[[Dataset], np.ndarray]] = {
 }
 """By the names under which they are reported."""
 
+OF_CLIPS = ("mean_frame_regression",)
+"""Those that depend on the clip: trials of a search have others."""
+
 
 @dataclass(frozen=True)
 class _Places:
@@ -110,8 +113,7 @@ class _Places:
 def _by_clock(split: Split, data: Dataset) -> _Places:
     timeline = data.source.timeline
     recording_S = _recordings(split, timeline)
-    axis_S = np.where(timeline.has_times[recording_S], timeline.sessions[recording_S], -1 - recording_S)
-    return _Places(axis_S, timeline.times_N[split.keyframes_S.numpy()], _centers(split))
+    return _Places(timeline.axes_of(recording_S), timeline.times_N[split.keyframes_S.numpy()], _centers(split))
 
 
 def _by_frames(split: Split, data: Dataset) -> _Places:

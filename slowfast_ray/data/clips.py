@@ -101,6 +101,14 @@ def of_config(
     )
 
 
+def spans(
+    keyframes_B: torch.Tensor, firsts_B: torch.Tensor, lasts_B: torch.Tensor, clock: Clock | None, config: DataConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64 [B], int64 [B]: the first and the last frame that each clip shows."""
+    indices_BT = of_config(keyframes_B, firsts_B, lasts_B, clock, config)
+    return indices_BT[:, 0], indices_BT[:, -1]
+
+
 def windows(
     keyframes_B: torch.Tensor, firsts_B: torch.Tensor, lasts_B: torch.Tensor, clock: Clock | None, width: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

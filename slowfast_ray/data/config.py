@@ -7,6 +7,10 @@ SplitName = Literal["provided", "purged", "leave-one-session-out"]
 Labels = Literal["majority", "person", "multi"]
 Ties = Literal["lowest", "drop", "rarest"]
 
+MAX_INTERVAL_MS = 3_600_000
+MAX_WINDOW = 1e11
+"""Wider than any recording, and still a number that indices hold [frames; ms with frame_interval_ms]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -85,9 +89,9 @@ class DataConfig:
     """Chance that a rectangle of a training clip is filled with the clip's mean [probability]."""
 
     def __post_init__(self) -> None:
-        for name in ("clip_len", "frame_interval", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`data.{name}` (={getattr(self, name)}) must be 1 or more.")
+        for name, most in (("clip_len", 10_000), ("frame_interval", 100_000), ("height", 10_000), ("width", 10_000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"`data.{name}` (={getattr(self, name)}) must be within 1..{most}.")
         for name, valid in (("split", SplitName), ("labels", Labels), ("ties", Ties)):
             if getattr(self, name) not in get_args(valid):
                 raise ValueError(
@@ -95,20 +99,23 @@ class DataConfig:
                 )
         if self.fold < 0:
             raise ValueError(f"`data.fold` (={self.fold}) must be 0 or more.")
-        if self.num_folds < 2:
-            raise ValueError(f"`data.num_folds` (={self.num_folds}) must be 2 or more; try 5.")
+        if not 2 <= self.num_folds <= 10_000:
+            raise ValueError(f"`data.num_folds` (={self.num_folds}) must be within 2..10000; try 5.")
         if not 0 <= self.split_seed < 2**32:
             raise ValueError(f"`data.split_seed` (={self.split_seed}) must be 0 or more and below 2**32; try 0.")
-        if not 0 <= self.person_margin < float("inf"):
-            raise ValueError(f"`data.person_margin` (={self.person_margin}) must be 0 or more; try 0.6.")
+        if not 0 <= self.person_margin <= 100:
+            raise ValueError(f"`data.person_margin` (={self.person_margin}) must be within 0..100; try 0.6.")
         if not 0 <= self.class_balance <= 1:
             raise ValueError(f"`data.class_balance` (={self.class_balance}) must be within 0..1; try 0.5.")
-        if self.frame_interval_ms is not None and not 0 < self.frame_interval_ms < float("inf"):
-            raise ValueError(f"`data.frame_interval_ms` (={self.frame_interval_ms}) must be above 0, or None; try 170.")
-        if self.purge_window is not None and not self.window <= self.purge_window < float("inf"):
+        if self.frame_interval_ms is not None and not 0 < self.frame_interval_ms <= MAX_INTERVAL_MS:
+            raise ValueError(
+                f"`data.frame_interval_ms` (={self.frame_interval_ms}) must be above 0 and at most {MAX_INTERVAL_MS}, "
+                "or None; try 170."
+            )
+        if self.purge_window is not None and not self.window <= self.purge_window <= MAX_WINDOW:
             raise ValueError(
                 f"`data.purge_window` (={self.purge_window}) must not be narrower than the clip, {self.window:g} "
-                "(clip_len x interval); leave it out."
+                f"(clip_len x interval), nor wider than {MAX_WINDOW:g}; leave it out."
             )
         for name in ("flip_prob", "erase_prob"):
             if not 0 <= getattr(self, name) <= 1:

@@ -35,7 +35,7 @@ class Dataset:
     train: Split
     val: Split
     leaks_S: np.ndarray
-    """bool, one for each validation sample: whether its window shares a moment with that of a training sample."""
+    """bool, one for each validation sample: whether its clip spans a moment that a training sample's clip spans."""
     dropped_ids: tuple[str, ...]
     """Training samples left out by a purged split."""
     labelled: Labelled
@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def leak_share(self) -> float:
-        """Share of the validation samples whose window shares a moment with that of a training sample."""
+        """Share of the validation samples whose clip spans a moment that the clip of a training sample spans."""
         return float(self.leaks_S.mean())
 
     @property
@@ -82,7 +82,14 @@ class Dataset:
         """One line for people: what was read, and what was repaired or decided by rule on the way."""
         height, width = self.frames_NHW.shape[1:]
         dropped = f" ({len(self.dropped_ids)} dropped, since they share moments with val)" if self.dropped_ids else ""
-        ties = f"; {self.labelled.num_ties} labels decided by the tie rule" if self.config.labels == "majority" else ""
+        ties = ""
+        if self.config.labels == "majority":
+            what = (
+                "keyframes without a majority left out"
+                if self.config.ties == "drop"
+                else "labels decided by the tie rule"
+            )
+            ties = f"; {self.labelled.num_ties} {what}"
         gaps = f"; {self.gap_share:.1%} of the clips' frames stand for gaps" if self.clock is not None else ""
         return (
             f"{len(self.train)} train{dropped} and {len(self.val)} val samples of {len(self.classes)} classes, "
@@ -115,6 +122,7 @@ class Dataset:
             "train": self.train.ids,
             "val": self.val.ids,
             "dropped": self.dropped_ids,
+            "without_majority": self.labelled.dropped_ids,
         }
         return json.dumps(members, indent=1) + "\n"
 
@@ -134,12 +142,13 @@ def load(config: DataConfig) -> Dataset:
     is_val_S = np.arange(len(labelled.samples)) >= len(provided[0].samples)
     clock = None if config.frame_interval_ms is None else _clock(data, config)
     width = max(config.window, config.purge_window or 0)
-    pool = _pool(labelled.samples, is_val_S, data, clock, width)
+    pool = _pool(labelled.samples, is_val_S, data, *_windows(labelled.samples, data, clock, width))
     members = splits.choose(pool, data.timeline, config)
     for name, chosen in (("train", members.train), ("val", members.val)):
         if not len(chosen):
             raise ValueError(f"No {name} sample is left under `data.ties` (={config.ties}); choose another rule.")
-    own_pool = _pool(labelled.samples, is_val_S, data, clock, config.window)
+    spans = clips.spans(*Positions.of(labelled.samples, data.timeline).as_tensors(), clock, config)
+    own_pool = _pool(labelled.samples, is_val_S, data, *spans)
     dataset = Dataset(
         source=data,
         config=config,
@@ -159,13 +168,21 @@ def load(config: DataConfig) -> Dataset:
 
 
 def pool_of(data: Dataset, width: float) -> Pool:
-    """`data.pool` with the windows of clips of another span [frames; ms with data.frame_interval_ms]."""
-    return _pool(data.labelled.samples, data.pool.is_provided_val_S, data.source, data.clock, width)
+    """`data.pool` with windows that hold every clip up to a width [frames; ms with data.frame_interval_ms]."""
+    samples = data.labelled.samples
+    return _pool(samples, data.pool.is_provided_val_S, data.source, *_windows(samples, data.source, data.clock, width))
 
 
-def _pool(samples: Sequence[Sample], is_val_S: np.ndarray, data: Source, clock: Clock | None, width: float) -> Pool:
+def _windows(
+    samples: Sequence[Sample], data: Source, clock: Clock | None, width: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return clips.windows(*Positions.of(samples, data.timeline).as_tensors(), clock, width)
+
+
+def _pool(
+    samples: Sequence[Sample], is_val_S: np.ndarray, data: Source, first_S: torch.Tensor, last_S: torch.Tensor
+) -> Pool:
     positions = Positions.of(samples, data.timeline)
-    first_S, last_S = clips.windows(*positions.as_tensors(), clock, width)
     return Pool(
         keyframes_S=positions.keyframes_S,
         recordings_S=positions.recordings_S,

@@ -48,15 +48,20 @@ class Labelled:
     """Images whose people carry different labels [images]."""
     num_ties: int
     """Images whose label the rule for ties decided, or that it dropped [images]."""
-    num_dropped: int
-    """Images that gave no sample [images]."""
+    dropped_ids: tuple[str, ...]
+    """Images that gave no sample, since they are ties."""
+
+    @property
+    def num_dropped(self) -> int:
+        """Images that gave no sample [images]."""
+        return len(self.dropped_ids)
 
     def __add__(self, other: "Labelled") -> "Labelled":
         return Labelled(
             self.samples + other.samples,
             self.num_conflicts + other.num_conflicts,
             self.num_ties + other.num_ties,
-            self.num_dropped + other.num_dropped,
+            self.dropped_ids + other.dropped_ids,
         )
 
 
@@ -66,7 +71,8 @@ def apply(images: Sequence[Image], policy: Labels, ties: Ties, num_people_K: Seq
     Raises ValueError under `person` for somebody without a box, or with one that leaves the frame.
     """
     samples: list[Sample] = []
-    num_conflicts = num_ties = num_dropped = 0
+    dropped_ids: list[str] = []
+    num_conflicts = num_ties = 0
     for image in images:
         votes = Counter(person.label for person in image.people)
         num_conflicts += len(votes) > 1
@@ -78,12 +84,12 @@ def apply(images: Sequence[Image], policy: Labels, ties: Ties, num_people_K: Seq
             winners = most_frequent(votes)
             num_ties += len(winners) > 1
             if len(winners) > 1 and ties == "drop":
-                num_dropped += 1
+                dropped_ids.append(image.id)
                 continue
             # Among equally rare ones the lowest id, so that the order of the people never matters.
             label = min(winners, key=lambda each: (num_people_K[each], each)) if ties == "rarest" else winners[0]
             samples.append(Sample(image.id, image.recording, image.keyframe, frozenset({label})))
-    return Labelled(tuple(samples), num_conflicts, num_ties, num_dropped)
+    return Labelled(tuple(samples), num_conflicts, num_ties, tuple(dropped_ids))
 
 
 def most_frequent(votes: Counter[int]) -> list[int]:

@@ -49,6 +49,14 @@ class Timeline:
         """The position of a recording."""
         return self.recordings.index(recording)
 
+    def axes_of(self, recordings_S: np.ndarray) -> np.ndarray:
+        """int64, one for each of the recordings (by their positions): equal for those whose times compare.
+
+        Times compare within a session. Those of a recording that does not tell them count from 0: they compare with
+        none but its own.
+        """
+        return np.where(self.has_times[recordings_S], self.sessions[recordings_S], -1 - recordings_S)
+
     def session_name(self, session: int) -> str:
         """For people: the first and the last recording of a session."""
         members = [self.recordings[i] for i in np.flatnonzero(self.sessions == session)]

@@ -58,6 +58,9 @@ class LearningConfig:
     """bf16: activations in bfloat16 by autocast, weights in float32."""
 
     def __post_init__(self) -> None:
+        for name in ("focal_gamma", "logit_adjustment"):
+            if getattr(self, name) > 100:
+                raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be at most 100; try 1 or 2.")
         for name, valid in (
             ("optimizer", ("sgd", "adamw")),
             ("loss", ("cross_entropy", "focal")),

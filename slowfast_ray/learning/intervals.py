@@ -70,7 +70,7 @@ def mean_class(
 ) -> Interval:
     """Recall averaged over the classes that occur, with the bounds of a bootstrap over blocks at 95 %.
 
-    A draw's mean is over the classes that occur in it. With fewer than two blocks, the bounds are NaN. Raises
+    A class that a draw lacks keeps its recall in that draw. With fewer than two blocks, the bounds are NaN. Raises
     ValueError where the lengths differ or are 0.
     """
     label_S, predicted_S, block_S = _same_length(label_S=label_S, predicted_S=predicted_S, block_S=block_S)
@@ -88,10 +88,9 @@ def mean_ap(
     """Average precision averaged over the classes that occur, with the bounds of a bootstrap over blocks at 95 %.
 
     `score_SK` ranks the samples of each class (logits will do); `target_SK` holds ones where a sample has a class, and
-    zeros. Classes that do not occur in a draw are left out of its mean, and draws without any label of the bounds. A
-    draw holds some samples several times, with one score, which lifts average precision: near chance the bounds lie
-    somewhat high. With fewer than two blocks, the bounds are NaN. Raises ValueError where shapes differ, are empty, or
-    no class occurs.
+    zeros. A class that a draw lacks keeps its figure in that draw. A draw holds some samples several times, with one
+    score, which lifts average precision: near chance the bounds lie somewhat high. With fewer than two blocks, the
+    bounds are NaN. Raises ValueError where shapes differ, are empty, or no class occurs.
     """
     score_SK, target_SK = np.asarray(score_SK), np.asarray(target_SK)
     if score_SK.ndim != 2 or score_SK.shape != target_SK.shape:
@@ -139,25 +138,30 @@ def paired_bootstrap(
 
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From how often each draw holds each sample, [R, S], to what each draw scores, [R]."""
+"""From how often each draw holds each sample, [R, S], to what it scores on each class, [R, K]; NaN where a draw holds
+no sample of the class."""
 
 
 def _bootstrap(statistic: Statistic, block_S: np.ndarray, seed: int, num_resamples: int) -> Interval:
     num_samples = len(block_S)
-    value = float(statistic(np.ones((1, num_samples)))[0])
+    value_K = statistic(np.ones((1, num_samples)))[0]
+    value = float(value_K.mean())
     names_M, place_S = np.unique(block_S, return_inverse=True)
     num_blocks = len(names_M)
     if num_blocks < 2:  # one stretch of time does not say how another would differ
         return Interval(value, math.nan, math.nan, num_samples)
     times_RM = np.random.default_rng(seed).multinomial(num_blocks, np.full(num_blocks, 1 / num_blocks), num_resamples)
-    drawn_R = np.concatenate(
+    drawn_RK = np.concatenate(
         [
             statistic(chunk_RM[:, place_S].astype(float))
             for chunk_RM in np.array_split(times_RM, math.ceil(num_resamples * num_samples / _CHUNK))
         ]
     )
+    # A class that a draw lacks keeps its figure: leaving it out would compare means over other classes, and lift the
+    # bounds far above the figure where rare classes are the hard ones.
+    drawn_R = np.where(np.isnan(drawn_RK), value_K, drawn_RK).mean(axis=1)
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(drawn_R, [tail, 100 - tail])
+    low, high = np.percentile(drawn_R, [tail, 100 - tail])
     return Interval(value, float(low), float(high), num_samples)
 
 
@@ -166,7 +170,7 @@ def _mean_class_of(label_S: np.ndarray, predicted_S: np.ndarray) -> Statistic:
     is_right_SK = is_label_SK * (label_S == predicted_S)[:, None]
 
     def statistic(weight_RS: np.ndarray) -> np.ndarray:
-        return _mean_where_occurring(weight_RS @ is_right_SK, weight_RS @ is_label_SK)
+        return _where_occurring(weight_RS @ is_right_SK, weight_RS @ is_label_SK)
 
     return statistic
 
@@ -190,17 +194,14 @@ def _mean_ap_of(score_SK: np.ndarray, is_true_SK: np.ndarray) -> Statistic:
             # Where a draw holds none of the samples said so far, it holds none with this score, and adds 0.
             precision_sum_RK[:, k] = (weight_RP * num_right_RP / np.maximum(num_said_RP, 1)).sum(axis=1)
             num_true_RK[:, k] = weight_RP.sum(axis=1)
-        return _mean_where_occurring(precision_sum_RK, num_true_RK)
+        return _where_occurring(precision_sum_RK, num_true_RK)
 
     return statistic
 
 
-def _mean_where_occurring(sum_RK: np.ndarray, num_RK: np.ndarray) -> np.ndarray:
-    """Each draw's mean of sum / num over the classes with samples in it, [R]; NaN for a draw without any."""
-    occurs_RK = num_RK > 0
-    num_occurring_R = occurs_RK.sum(axis=1)
-    mean_R = np.where(occurs_RK, sum_RK / np.maximum(num_RK, 1), 0).sum(axis=1) / np.maximum(num_occurring_R, 1)
-    return np.where(num_occurring_R > 0, mean_R, np.nan)
+def _where_occurring(sum_RK: np.ndarray, num_RK: np.ndarray) -> np.ndarray:
+    """sum / num for the classes with samples in a draw, [R, K]; NaN for the others."""
+    return np.where(num_RK > 0, sum_RK / np.maximum(num_RK, 1), np.nan)
 
 
 def _same_length(**arrays: npt.ArrayLike) -> list[np.ndarray]:

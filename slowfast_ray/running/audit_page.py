@@ -91,14 +91,14 @@ def _of(severity: str, findings: Sequence[Finding]) -> list[Finding]:
 
 def _tiles(facts: Facts) -> list[tuple[str, str]]:
     """The numbers at the top, each with its word."""
-    num_train, num_val = (sum(getattr(each, name) for each in facts.sessions) for name in ("num_train", "num_val"))
-    present = sum(each.num_train + each.num_val > 0 for each in facts.classes)
+    num_train, num_val = audit_words.num_samples(facts)
+    present = None if num_train is None else sum(bool(each.num_train or each.num_val) for each in facts.classes)
     leaking = "-" if facts.num_leaking is None else f"{facts.num_leaking} of {num_val}"
     return [
-        (str(num_train), "train samples"),
-        (str(num_val), "val samples"),
+        (audit_words.number(num_train), "train samples"),
+        (audit_words.number(num_val), "val samples"),
         (leaking, "val windows share moments with train"),
-        (f"{present} of {len(facts.classes)}", "classes occur"),
+        (f"{audit_words.number(present)} of {len(facts.classes)}", "classes occur"),
         (str(len(facts.sessions)), "independent sessions" if len(facts.sessions) > 1 else "session"),
         (str(len(facts.recordings)), "recordings"),
         (f"{sum(each.num_frames for each in facts.recordings):,}", "frames"),
@@ -109,7 +109,7 @@ def _timelines(facts: Facts) -> Iterator[Picture]:
     for number, session in enumerate(facts.sessions[:MAX_PICTURES]):
         members = [each for each in facts.recordings if each.session == number]
         if session.start_ms is not None:
-            yield audit_pictures.timeline(session, members[:MAX_PICTURES])
+            yield audit_pictures.timeline(session, number + 1, members[:MAX_PICTURES])
 
 
 def _frame_intervals(facts: Facts) -> Picture | None:

@@ -65,31 +65,37 @@ class Picture:
 
 
 def classes(found: Sequence[ClassFacts]) -> Picture:
-    """How many samples each class has on both sides, the most frequent first."""
-    ordered = sorted(found, key=lambda each: -(each.num_train + each.num_val))
+    """How many samples each class has on both sides, the most frequent first; dashes where nobody knows."""
+    ordered = sorted(found, key=lambda each: -((each.num_train or 0) + (each.num_val or 0)))
     with canvas(9.2, 0.7 + 0.38 * len(ordered)) as figure:
         axes = figure.add_subplot()
         rows = np.arange(len(ordered))
         for offset, name, color in ((-0.2, "train", TRAIN), (0.2, "val", VAL)):
             numbers = [getattr(each, f"num_{name}") for each in ordered]
-            axes.barh(rows + offset, numbers, height=0.36, color=color, label=name)
+            axes.barh(rows + offset, [each or 0 for each in numbers], height=0.36, color=color, label=name)
             for row, number in zip(rows + offset, numbers, strict=True):
-                axes.text(number, row, f" {number}", va="center", fontsize=8, color=INK if number else "#9AA5B1")
+                shown = f" {audit_words.number(number)}"
+                axes.text(number or 0, row, shown, va="center", fontsize=8, color=INK if number else "#9AA5B1")
         axes.set_yticks(rows, [short(each.name) for each in ordered])
         axes.set_ylim(len(ordered) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("samples")
         axes.legend(frameon=False, loc="lower right")
         shown = "; ".join(
-            f"{audit_words.printable(each.name)}: {each.num_train} train, {each.num_val} val" for each in ordered
+            f"{audit_words.printable(each.name)}: {audit_words.number(each.num_train)} train, "
+            f"{audit_words.number(each.num_val)} val"
+            for each in ordered
         )
         return picture_of(
             figure, f"Samples of each class. {shown}.", "Samples of each class on both sides of the split."
         )
 
 
-def timeline(session: SessionFacts, found: Sequence[RecordingFacts]) -> Picture:
-    """A session: its recordings as bars, hatched where another one runs as well, above the windows of its samples."""
+def timeline(session: SessionFacts, number: int, found: Sequence[RecordingFacts]) -> Picture:
+    """A session: its recordings as bars, hatched where another one runs as well, above the windows of its samples.
+
+    Its number counts from 1.
+    """
     start_ms = session.start_ms
     assert start_ms is not None, "a session is drawn where its times are known"
     spans = [(each.start_ms or 0, each.end_ms or 0) for each in found]
@@ -123,8 +129,8 @@ def timeline(session: SessionFacts, found: Sequence[RecordingFacts]) -> Picture:
         seconds = sum(end - start for start, end in merged(session.val_windows_ms)) / 1000
         both = sum(b - a for span in merged(session.val_windows_ms) for a, b in _intersections(span, covered)) / 1000
         words = (
-            f"{audit_words.printable(session.name)}: val windows cover {seconds:.0f} s, of which train windows show "
-            f"{both:.0f} s as well."
+            f"Session {number}, {audit_words.printable(session.name)}: val windows cover {seconds:.0f} s, of which "
+            f"train windows show {both:.0f} s as well."
         )
         return picture_of(figure, f"Timeline of a session with {rows} recordings. {words}", words)
 

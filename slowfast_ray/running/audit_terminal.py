@@ -39,40 +39,33 @@ def show(found: Report, console: Console) -> None:
 
 def _show_facts(facts: Facts, console: Console) -> None:
     sessions = _table("session", "from (UTC)", "to", "train", "val", "dropped")
-    for each in facts.sessions:
-        numbers = map(str, (each.num_train, each.num_val, each.num_dropped))
-        sessions.add_row(
-            audit_words.printable(each.name), audit_words.when(each.start_ms), audit_words.when(each.end_ms), *numbers
-        )
+    for position, each in enumerate(facts.sessions, start=1):
+        numbers = map(audit_words.number, (each.num_train, each.num_val, each.num_dropped))
+        times = audit_words.when(each.start_ms), audit_words.when(each.end_ms)
+        _add_row(sessions, f"{position}  {each.name}", *times, *numbers)
     _say(console, f"\nSessions: {len(facts.sessions)}", "bold")
     console.print(sessions)
 
     recordings = _table("recording", "session", "frames", "dead pixels", "in frames", "ms between frames")
     for each in facts.recordings:
         dead = f"{100 * each.dead_share:.2f} %" if each.num_dead_frames else "none"
-        row = (
-            str(each.session + 1),
-            str(each.num_frames),
-            dead,
-            str(each.num_dead_frames),
-            audit_words.intervals_of(each),
-        )
-        recordings.add_row(audit_words.printable(each.id), *row)
+        numbers = str(each.session + 1), str(each.num_frames), dead, str(each.num_dead_frames)
+        _add_row(recordings, each.id, *numbers, audit_words.intervals_of(each))
     _say(console, "Recordings (dead pixels: share of all values; ms between frames: least / median / most)", "bold")
     console.print(recordings)
 
     policies = _table("labels", "ties", "train", "val", "conflicts", "tied", "dropped")
     for each in facts.policies:
         numbers = (each.num_train, each.num_val, each.num_conflicts, each.num_ties, each.num_dropped)
-        row = map(str, numbers) if each.refusal is None else ("refused", *[""] * 4)
-        policies.add_row(each.labels, each.ties or "-", *row)
+        row = map(audit_words.number, numbers) if each.refusal is None else ("refused", *["-"] * 4)
+        _add_row(policies, each.labels, each.ties or "-", *row)
     _say(console, "Label policies (conflicts: keyframes whose people carry different labels)", "bold")
     console.print(policies)
 
     classes = _table("class", "train", "val", "people in train", "people in val")
     for each in facts.classes:
         numbers = (each.num_train, each.num_val, each.num_train_people, each.num_val_people)
-        classes.add_row(audit_words.printable(each.name), *map(str, numbers))
+        _add_row(classes, each.name, *map(audit_words.number, numbers))
     _say(console, f"Classes: {len(facts.classes)}", "bold")
     console.print(classes)
 
@@ -81,15 +74,18 @@ def _show_scores(found: Report, console: Console) -> None:
     metrics = audit_words.metrics_of(found.scores)
     table = _table("without a network", *(f"{metric} %" for metric in metrics))
     for score in found.scores:
-        table.add_row(
-            score.name,
-            *(audit_words.percent(score.intervals[name]) if name in score.intervals else "-" for name in metrics),
-        )
+        shown = (audit_words.percent(score.intervals[name]) if name in score.intervals else "-" for name in metrics)
+        _add_row(table, score.name, *shown)
     num_samples = next(iter(found.scores[0].intervals.values())).num_samples
     _say(console, f"What a network has to beat on {num_samples} val samples, with intervals at 95 %", "bold")
     console.print(table)
     for score in found.scores:
         _say(console, f"  {score.name}: {audit_words.MEANINGS[score.name]}", "dim")
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """A row in which nothing is markup."""
+    table.add_row(*(Text(audit_words.printable(cell)) for cell in cells))
 
 
 def _table(first: str, *numbers: str) -> Table:

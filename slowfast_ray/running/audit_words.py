@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from slowfast_ray.data.audit_facts import RecordingFacts
+from slowfast_ray.data.audit_facts import Facts, RecordingFacts
 from slowfast_ray.learning import counts
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.running.auditing import Report
@@ -24,6 +24,11 @@ MEANINGS: Mapping[str, str] = {
 def printable(text: str) -> str:
     """`text` on one line and without what steers a terminal: names and ids are anybody's."""
     return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def number(value: int | None) -> str:
+    """For people: a dash where it is unknown."""
+    return "-" if value is None else str(value)
 
 
 def percent(interval: Interval) -> str:
@@ -61,12 +66,19 @@ def intervals_of(recording: RecordingFacts) -> str:
     return f"{shortest} / {np.median(recording.intervals_ms):.0f} / {longest}"
 
 
+def num_samples(facts: Facts) -> tuple[int, int] | tuple[None, None]:
+    """How many samples train, and how many validate; None and None where the dataset is refused."""
+    if facts.refusal is not None:
+        return None, None
+    return sum(each.num_train or 0 for each in facts.sessions), sum(each.num_val or 0 for each in facts.sessions)
+
+
 def headline(found: Report) -> str:
     """One line: what there is, or why it cannot be used."""
     facts = found.audit.facts
     if facts.refusal is not None:
         return f"Refused: {facts.refusal}"
-    num_train, num_val = (sum(getattr(each, name) for each in facts.sessions) for name in ("num_train", "num_val"))
+    num_train, num_val = num_samples(facts)
     return (
         f"{num_train} train and {num_val} val samples, split {facts.split_name}, in {len(facts.recordings)} recordings "
         f"of {plural(len(facts.sessions), 'session')}. {facts.num_leaking} of {num_val} val windows share moments with "

@@ -77,7 +77,7 @@ def report(config: DataConfig, widest_window: float | None = None) -> Report:
 
 def check_files(json_file: Path | None, html_file: Path | None) -> None:
     """Raises FileExistsError or ValueError unless both, where they are named, can become new files."""
-    if json_file is not None and html_file is not None and json_file.absolute() == html_file.absolute():
+    if json_file is not None and html_file is not None and json_file.resolve() == html_file.resolve():
         raise ValueError(f"`json` and `html` are one file (={json_file}); name two.")
     for flag, path in (("json", json_file), ("html", html_file)):
         if path is None:

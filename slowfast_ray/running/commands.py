@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -54,7 +54,8 @@ class TrainFlags(_Flags):
     """Go on with the run of this --name from its newest checkpoint."""
 
     metric: str = counts.VAL_TOP1
-    """By which the best epoch is kept: val/top1, val/top5, val/mean_class or val/loss."""
+    """By which the best epoch is kept: val/top1, val/top5, val/mean_class (val/mean_ap under data.labels multi) or
+    val/loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,19 @@ def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))
     return shlex.join([program(), script, "--preset", preset, "--metric", metric, *words])
+
+
+def audit_command(data: DataConfig) -> str:
+    """The command that audits this data with all that is found, from the current folder."""
+    plain = DataConfig()
+    changed = {field.name: getattr(data, field.name) for field in fields(data)}
+    words = [
+        word
+        for name, value in changed.items()
+        if value is not None and value != getattr(plain, name)
+        for word in (f"--data.{name.replace('_', '-')}", str(value))
+    ]
+    return shlex.join([program(), os.path.relpath(Path(sys.argv[0]).with_name("audit_thermal.py")), *words])
 
 
 def program() -> str:

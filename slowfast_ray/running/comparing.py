@@ -3,7 +3,6 @@
 Runs compare only where the same samples with the same labels trained and validated: their fingerprints say so.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,8 @@ class Compared:
     """McNemar's exact test of top-1."""
     mean_class_difference: Interval | None
     """Of the first run over the second, by a paired bootstrap over stretches of time; None under the labels `multi`."""
+    objectives: tuple[str, str]
+    """By which metric the best epoch of each was chosen."""
 
 
 def compare(folder_a: Path, folder_b: Path) -> Compared:
@@ -63,6 +64,7 @@ def compare(folder_a: Path, folder_b: Path) -> Compared:
         data=data[0],
         test=intervals.mcnemar(a.right_S().numpy(), b.right_S().numpy()),
         mean_class_difference=difference,
+        objectives=(checkpoint.read_progress(best[0]).objective, checkpoint.read_progress(best[1]).objective),
     )
 
 
@@ -81,9 +83,5 @@ def _experiment(best: Path) -> Experiment:
 
 def _fingerprint(folder: Path) -> str:
     """As it was noted when the run began; for a trial, its search did."""
-    for place in (folder, folder.absolute().parent):
-        if (place / preflight.MEMBERS).is_file():
-            return json.loads((place / preflight.MEMBERS).read_text(encoding="utf-8"))["split_fingerprint"]
-    raise ValueError(
-        f"Neither {folder} nor the folder above has a {preflight.MEMBERS}; name a run's or trial's folder."
-    )
+    above = folder.absolute().parent
+    return preflight.read_fingerprint(folder if (folder / preflight.MEMBERS).is_file() else above, "split")

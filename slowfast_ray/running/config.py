@@ -19,7 +19,7 @@ class SearchConfig:
     """End of the search, whatever runs by then is stopped [minutes]. None: no limit."""
 
     metric: str = counts.VAL_TOP1
-    """What to look for: val/top1, val/top5, val/mean_class or val/loss."""
+    """What to look for: val/top1, val/top5, val/mean_class (val/mean_ap under data.labels multi) or val/loss."""
 
     def __post_init__(self) -> None:
         if self.num_trials < 1:

@@ -52,7 +52,7 @@ class Observer(tune.Callback):
             experiment,
             self._ready.folder / name,
             parent=self._run_id,
-            tags=self._ready.tags(),
+            tags=self._ready.tags_of_trial(experiment),
         )
         self._trials[trial.trial_id] = Trial(number, experiment, sample, run_id, started=time.monotonic())
         self._show()

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_ray.data import audit, dataset
+from slowfast_ray.data import audit, baselines, dataset
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
@@ -42,40 +42,48 @@ class Ready:
         """What a user should know before they trust the result, and settings that do nothing."""
         experiment = self.experiment
         found = self.data.warnings() + experiment.learning.without_effect()
-        twice = [
-            f"`learning.{name}` (={value})"
+        corrections = [
+            f"`{name}` (={value})"
             for name, value, plain in (
-                ("class_weights", experiment.learning.class_weights, "none"),
-                ("logit_adjustment", experiment.learning.logit_adjustment, 0.0),
+                ("data.class_balance", experiment.data.class_balance, 0.0),
+                ("learning.class_weights", experiment.learning.class_weights, "none"),
+                ("learning.logit_adjustment", experiment.learning.logit_adjustment, 0.0),
             )
             if value != plain
         ]
-        if experiment.data.class_balance and twice:
+        if len(corrections) > 1:
             found.append(
-                f"`data.class_balance` (={experiment.data.class_balance}) and {' and '.join(twice)} correct the same "
-                "imbalance, together too far: each is computed from the classes as they come."
+                f"{' and '.join(corrections)} correct the same imbalance, together too far: each is computed from the "
+                "classes as they come."
             )
         return found
 
     def tags(self) -> dict[str, str]:
-        """What a run in MLflow says of its data: only runs with equal fingerprints compare."""
-        data = self.data
-        tags = {
-            "split": data.split_name,
-            "split_fingerprint": data.fingerprint,
-            "dataset_fingerprint": data.source.fingerprint,
-            "leak_share": f"{data.leak_share:.4f}",
-            "num_sessions": str(data.source.timeline.num_sessions),
-            "labels": data.config.labels,
-            "num_train": str(len(data.train)),
-            "num_val": str(len(data.val)),
-        }
-        for score in self.baselines:
-            tags |= {
-                f"baseline.{score.name}.{metric.split('/')[1]}": str(interval)
-                for metric, interval in score.intervals.items()
-            }
-        return {f"slowfast_ray.{name}": value for name, value in tags.items()}
+        """Of the run itself; a trial's clips may leak otherwise, and have other baselines."""
+        return tags_of(self.data, self.baselines)
+
+    def tags_of_trial(self, experiment: Experiment) -> dict[str, str]:
+        """Of a trial: without the baselines that its own clips would need."""
+        free = tuple(score for score in self.baselines if score.name not in baselines.OF_CLIPS)
+        return tags_of(dataset.load(experiment.data), free)
+
+
+def tags_of(data: Dataset, scored: tuple[Score, ...]) -> dict[str, str]:
+    """What a run in MLflow says of its data: only runs with equal fingerprints compare."""
+    tags = {
+        "split": data.split_name,
+        "split_fingerprint": data.fingerprint,
+        "dataset_fingerprint": data.source.fingerprint,
+        "leak_share": f"{data.leak_share:.4f}",
+        "num_sessions": str(data.source.timeline.num_sessions),
+        "labels": data.config.labels,
+        "num_train": str(len(data.train)),
+        "num_val": str(len(data.val)),
+    }
+    for score in scored:
+        for metric, interval in score.intervals.items():
+            tags[f"baseline.{score.name}.{metric.split('/')[1]}"] = str(interval)
+    return {f"slowfast_ray.{name}": value for name, value in tags.items()}
 
 
 def check(
@@ -151,13 +159,27 @@ def check_same(experiment: Experiment, objective: str, folder: Path, data: Datas
             f"A run is resumed as the experiment that it began as, but {shown} in {folder}; give the same flags, or "
             "another --name."
         )
-    began_with = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
     for name, value in (("dataset", data.source.fingerprint), ("split", data.fingerprint)):
-        if began_with[f"{name}_fingerprint"] != value:
+        began_with = read_fingerprint(folder, name)
+        if began_with != value:
             raise ValueError(
                 f"The {name} is not the one that the run in {folder} began with: its fingerprint is {value}, but was "
-                f"{began_with[f'{name}_fingerprint']}; restore the data, or choose another --name."
+                f"{began_with}; restore the data, or choose another --name."
             )
+
+
+def read_fingerprint(folder: Path, name: str) -> str:
+    """The fingerprint of the `dataset` or the `split` that the run in `folder` began with.
+
+    Raises ValueError where it was not noted.
+    """
+    try:
+        return str(json.loads((folder / MEMBERS).read_text(encoding="utf-8"))[f"{name}_fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / MEMBERS} does not say on which samples the run began ({type(error).__name__}); it was written "
+            "by another version, or damaged: train again under another --name."
+        ) from error
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:

@@ -3,18 +3,17 @@ figure is worth.
 """
 
 import math
-import os
-import sys
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slowfast_ray.data import dataset
+from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import scores, worker
+from slowfast_ray.running import commands, scores, worker
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.worker import Row
 
@@ -31,30 +30,35 @@ def opening(ready: Ready, metric: str) -> None:
     serious = [each for each in ready.findings if each.severity == "serious" and each.key != "class/untrained"]
     for finding in serious:
         _say(console, f"serious: {finding.title} {finding.remedy}", COLORS["serious"])
-    others = len(ready.findings) - len(serious)
+    others = [each for each in ready.findings if each.severity != "serious"]
     if others:
-        script = os.path.relpath(Path(sys.argv[0]).with_name("audit_thermal.py"))
-        _say(console, f"{others} lesser finding(s); all of them: {script}", COLORS["note"])
+        command = commands.audit_command(ready.experiment.data)
+        _say(console, f"{len(others)} lesser finding(s); all of them: {command}", COLORS["note"])
     scored = [f"{each.name} {each.intervals[metric]}" for each in ready.baselines if metric in each.intervals]
     if scored:
         _say(console, f"To beat without a network, {metric}: {'; '.join(scored)}.")
 
 
-def closing(ready: Ready, metric: str, name: str, row: Row) -> None:
-    """What the best epoch of a run scores, with its interval, beside its last epoch and the best trivial baseline."""
+def closing(ready: Ready, metric: str, name: str, row: Row, experiment: Experiment) -> None:
+    """What the best epoch of a run scores, with its interval, beside its last epoch and the best trivial baseline.
+
+    `experiment` is that of the run or trial: with its clips, baselines and leaks are others than at a search's start.
+    """
     console = Console()
+    data = dataset.load(experiment.data)
     found = _interval(ready, metric, name)
     _say(
         console,
         f"Best {metric}: {best_of(ready, metric, name, row)} by {name}, at its best epoch ({row[worker.BEST_EPOCH]} of "
         f"{row[worker.EPOCH]}); {row[metric]:.2f} at its last",
     )
-    baseline = scores.best_baseline(ready.baselines, metric)
+    baseline = scores.best_baseline(scores.of_baselines(experiment.data), metric)
     if baseline is not None and found is not None:
         against = baseline.intervals[metric]
-        _say(console, f"Best without a network: {against} by {baseline.name}; lift {found.value - against.value:+.2f}")
-    if ready.data.leak_share:
-        _say(console, f"{ready.data.leak_share:.0%} of these samples leak: the figures say little of new recordings.")
+        lift = round(found.value, 2) - round(against.value, 2)  # of the figures as they are shown
+        _say(console, f"Best without a network: {against} by {baseline.name}; lift {lift:+.2f}")
+    if data.leak_share:
+        _say(console, f"{data.leak_share:.0%} of these samples leak: the figures say little of new recordings.")
 
 
 def per_class(ready: Ready) -> None:

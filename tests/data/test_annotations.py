@@ -75,8 +75,11 @@ def test_a_box_that_is_none_of_four_numbers_is_none(tmp_path: Path, box: Any) ->
     assert person.box is None
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_box_that_is_not_finite_is_none(tmp_path: Path, number: str) -> None:
+HUGE = ["1" + "0" * 30, "-1" + "0" * 30, "1e300", "7" * 400]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "true", *HUGE], ids=lambda text: text[:9])
+def test_a_box_of_no_numbers_that_mean_anything_is_none(tmp_path: Path, number: str) -> None:
     # Python's JSON reads these words.
     written = json.dumps(content([2])).replace('"category_id": 2', f'"category_id": 2, "bbox": [0.5, 0.5, {number}, 1]')
     ((person,),) = (image.people for image in annotations.read(write(tmp_path, written)).images)
@@ -97,6 +100,27 @@ def test_the_time_of_an_image_is_read_where_it_is_one(tmp_path: Path) -> None:
         image["timestamp"] = timestamp
     found = [image.timestamp_ms for image in annotations.read(write(tmp_path, written)).images]
     assert found == [1_700_000_000_123, 100, None, None]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "true", *HUGE], ids=lambda text: text[:9])
+def test_a_time_that_is_no_number_or_far_beyond_all_times_is_none(tmp_path: Path, number: str) -> None:
+    written = json.dumps(content([2])).replace('"frame_idx": 0', f'"frame_idx": 0, "timestamp": {number}')
+    (image,) = annotations.read(write(tmp_path, written)).images
+    assert image.timestamp_ms is None
+
+
+def test_the_largest_time_is_one(tmp_path: Path) -> None:
+    written = content([2], [1])
+    written["images"][0]["timestamp"], written["images"][1]["timestamp"] = 2**62, -(2**62) - 1
+    first, second = annotations.read(write(tmp_path, written)).images
+    assert (first.timestamp_ms, second.timestamp_ms) == (2**62, None)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_with_the_file(tmp_path: Path) -> None:
+    written = json.dumps(content([2])).replace('"frame_idx": 0', f'"frame_idx": {"7" * 5000}')
+    path = write(tmp_path, written)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is no valid JSON"):
+        annotations.read(path)
 
 
 def test_images_without_annotations_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -169,6 +169,10 @@ def val_between_train(folder: Folder) -> None:
     folder.add_image("val", "A_R1", 25)
 
 
+def val_on_frames_of_train(folder: Folder) -> None:
+    folder.add_image("val", "A_R1", 24)  # clips show every 2nd frame: those beside even keyframes are never shown
+
+
 def val_in_a_free_place_of_a_session_that_trains(folder: Folder) -> None:
     folder.add_image("val", "A_R1", 130)
 
@@ -185,6 +189,19 @@ def val_at_the_time_of_train(folder: Folder) -> None:
 def all_within_an_hour(folder: Folder) -> None:
     folder.set_times("B_R1", folder.times("B_R1") - DAY_MS + 120_000)
     folder.set_times("C_R1", folder.times("C_R1") - 2 * DAY_MS + 180_000)
+
+
+def another_sensor_at_the_time_of_train(folder: Folder) -> None:
+    val_at_the_time_of_train(folder)
+    with folder.file("C_R1") as file:
+        file.attrs["mac_address"] = "02:00:1a:62:51:68"
+
+
+def another_sensor_in_a_pause(folder: Folder) -> None:
+    # A_R2 starts a minute after A_R1, which lasts 27 s.
+    folder.set_times("C_R1", folder.times("C_R1") - 2 * DAY_MS + 30_000)
+    with folder.file("C_R1") as file:
+        file.attrs["mac_address"] = "02:00:1a:62:51:68"
 
 
 def one_nameless_sensor(folder: Folder) -> None:
@@ -311,6 +328,10 @@ def two_frames_swapped(folder: Folder) -> None:
     folder.set_times("B_R1", times_N)
 
 
+def times_that_descend(folder: Folder) -> None:
+    folder.set_times("B_R1", folder.times("B_R1")[::-1])
+
+
 def one_time_twice(folder: Folder) -> None:
     times_N = folder.times("B_R1")
     times_N[126] = times_N[125]
@@ -427,9 +448,10 @@ PERSON = {"labels": "person"}
 VALUES = NUM_FRAMES * HEIGHT * WIDTH
 
 FAULTS = [
-    Fault(val_between_train, "leak/time", "serious", 1, "added and A_R1_", {"leak/frames"}),
-    Fault(val_between_train, "leak/frames", "serious", 1, "added", {"leak/time"}),
-    Fault(val_between_train, "leak/time", "serious", 1, "added and A_R1_", {"leak/frames"}, BY_CLOCK),
+    Fault(val_between_train, "leak/time", "serious", 1, "added and A_R1_"),
+    Fault(val_on_frames_of_train, "leak/time", "serious", 1, "added and A_R1_20", {"leak/frames"}),
+    Fault(val_on_frames_of_train, "leak/frames", "serious", 1, "added", {"leak/time"}),
+    Fault(val_on_frames_of_train, "leak/time", "serious", 1, "added and A_R1_", {"leak/frames"}, BY_CLOCK),
     Fault(frames_of_val_stored_in_train, "leak/frames", "serious", 2, "C_R1_40"),
     Fault(val_at_the_time_of_train, "leak/time", "serious", 9, "C_R1_20 and B_R1_20"),
     Fault(
@@ -437,6 +459,8 @@ FAULTS = [
     ),  # 130 - 32 < 100 + 32
     Fault(val_in_a_free_place_of_a_session_that_trains, "session/shared", "note", 1, "A_R1 to A_R2"),
     Fault(all_within_an_hour, "session/one", "warning", 1, "A_R1 to C_R1 (4 recordings)"),
+    Fault(another_sensor_at_the_time_of_train, "session/simultaneous", "warning", 2, "B_R1 and C_R1"),
+    Fault(another_sensor_in_a_pause, "session/simultaneous", "warning", 2, "A_R1 to A_R2 (2 recordings) and C_R1"),
     Fault(one_nameless_sensor, "session/sensor", "warning", 1, "B_R1"),
     Fault(train_keyframe_twice, "duplicate/train", "note", 1, "A_R1_20 and added"),
     Fault(val_keyframe_twice, "duplicate/val", "warning", 1, "C_R1_20 and added"),
@@ -462,7 +486,7 @@ FAULTS = [
     Fault(two_against_one, "label/outvoted", "note", 1, "A_R1_20: standing, standing, walking"),
     Fault(one_image_labelled_twice, "label/moment", "warning", 1, "A_R1_20 and added"),
     Fault(one_moment_labelled_in_two_recordings, "label/moment", "warning", 1, "A_R1_20 and B_R1_30"),
-    Fault(one_moment_labelled_in_two_recordings, "frame/shared", "note", 1, "A_R1 and B_R1: 1", {"label/moment"}),
+    Fault(one_moment_labelled_in_two_recordings, "frame/shared", "note", 2, "A_R1 and B_R1: 1", {"label/moment"}),
     Fault(no_box, "box/missing", "note", 1, "A_R1_40#0"),
     Fault(box_of_three_numbers, "box/missing", "serious", 1, "A_R1_40#0", {"data/refused"}, PERSON),
     Fault(box_in_pixels, "box/fractions", "warning", 1, "C_R1_20#0"),
@@ -474,6 +498,7 @@ FAULTS = [
     Fault(seconds, "time/unit", "serious", 1, "B_R1: 0 from frame to frame"),
     Fault(microseconds, "time/unit", "serious", 1, "B_R1"),
     Fault(two_frames_swapped, "time/backwards", "warning", 1, "B_R1 frame 126"),
+    Fault(times_that_descend, "time/backwards", "warning", NUM_FRAMES - 1, "B_R1 frame 1"),
     Fault(one_time_twice, "time/repeated", "warning", 1, "B_R1 frame 126"),
     Fault(a_pause, "time/gap", "warning", 1, "B_R1 frame 130"),
     Fault(uneven_times, "time/jitter", "warning", 1, "B_R1"),
@@ -543,6 +568,50 @@ def test_every_documented_key_is_tried() -> None:
     assert documented == {fault.key for fault in FAULTS}
 
 
+def test_times_that_descend_are_nothing_else(folder: Folder) -> None:
+    times_that_descend(folder)
+    assert keys(audited(folder).findings) == ["time/backwards"]
+
+
+def test_frames_that_all_recordings_store_are_counted_once(folder: Folder) -> None:
+    for recording in ("A_R2", "B_R1", "C_R1"):
+        with folder.frames("A_R1") as one_NHW, folder.frames(recording) as other_NHW:
+            other_NHW[:] = one_NHW
+    (found,) = [finding for finding in audited(folder).findings if finding.key == "frame/shared"]
+    assert (found.count, found.total) == (4 * NUM_FRAMES, 4 * NUM_FRAMES)
+    assert found.title == (
+        f"640 of 640 frames are stored in another recording as well: 6 pairs of recordings share {NUM_FRAMES} frames "
+        "each."
+    )
+
+
+def test_recordings_days_apart_hold_no_session_between_them(folder: Folder) -> None:
+    # One identical frame makes A_R1 and C_R1 one session; B_R1, of another sensor, lies between them.
+    with folder.frames("A_R1") as one_NHW, folder.frames("C_R1") as other_NHW:
+        other_NHW[150] = one_NHW[150]
+    with folder.file("B_R1") as file:
+        file.attrs["mac_address"] = "02:00:1a:62:51:68"
+    result = audited(folder)
+    assert len(result.facts.sessions) == 2
+    assert "session/simultaneous" not in keys(result.findings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"clip_len": 8, "frame_interval": 1}, "clips of 8 frames, one after the other, span"),
+        ({"clip_len": 8, "frame_interval": 2}, "clips of 8 frames, every 2nd, span"),
+        ({"clip_len": 4, "frame_interval": 3}, "clips of 4 frames, every 3rd, span"),
+        ({"clip_len": 4, "frame_interval": 11}, "clips of 4 frames, every 11th, span"),
+        ({"clip_len": 8, "frame_interval_ms": 170.0}, "clips of 8 frames, every 170 ms, span"),
+    ],
+)
+def test_a_leak_names_the_clips_that_leak(folder: Folder, settings: dict[str, Any], says: str) -> None:
+    keyframe_in_both(folder)
+    (found,) = [each for each in audited(folder, **settings).findings if each.key == "leak/time"]
+    assert says in found.title
+
+
 def test_the_worst_comes_first(folder: Folder) -> None:
     for damage in (box_over_the_border, a_pause, val_between_train):
         damage(folder)
@@ -551,7 +620,7 @@ def test_the_worst_comes_first(folder: Folder) -> None:
     assert set(found) == {"serious", "warning", "note"}
 
 
-@pytest.mark.parametrize("damage", [val_between_train, val_at_the_time_of_train, frames_of_val_stored_in_train])
+@pytest.mark.parametrize("damage", [val_on_frames_of_train, val_at_the_time_of_train, frames_of_val_stored_in_train])
 def test_a_purged_split_of_leaky_data_leaks_nothing(folder: Folder, damage: Callable[[Folder], None]) -> None:
     damage(folder)
     settings = {"split": "purged", "num_folds": 3}
@@ -564,12 +633,12 @@ def test_a_purged_split_of_leaky_data_leaks_nothing(folder: Folder, damage: Call
 
 
 def test_what_leaks_is_what_the_dataset_says(folder: Folder) -> None:
-    val_between_train(folder)
+    val_on_frames_of_train(folder)
     frames_of_val_stored_in_train(folder)
     result = audited(folder, 64)
     facts = result.facts
     (found,) = [finding for finding in result.findings if finding.key == "leak/frames"]
-    assert "3 of 10 val samples hold frames that are identical in train samples, 2 of them in another" in found.title
+    assert "3 of 10 val samples show frames that train samples show as well, 2 of them in another" in found.title
     assert found.examples[:2] == ("C_R1_30", "C_R1_40")  # those across recordings first
     data = dataset.load(DataConfig(root=str(folder.root), **SHORT))
     assert facts.num_leaking == data.leaks_S.sum() == 3
@@ -594,7 +663,7 @@ def test_facts_are_those_of_the_files(folder: Folder) -> None:
     assert [(session.num_train, session.num_val) for session in facts.sessions] == [(18, 0), (9, 0), (0, 9)]
     times_N = folder.times("C_R1")
     assert (facts.sessions[2].start_ms, facts.sessions[2].end_ms) == (times_N[0], times_N[-1])
-    assert facts.sessions[2].val_windows_ms[0] == (times_N[12], times_N[28])
+    assert facts.sessions[2].val_windows_ms[0] == (times_N[12], times_N[26])  # 8 frames, every 2nd
     assert facts.sessions[2].train_windows_ms == ()
     broken = facts.recordings[2]
     assert (broken.id, broken.session, broken.sensor, broken.num_frames) == ("B_R1", 1, SENSOR, NUM_FRAMES)
@@ -622,11 +691,14 @@ def test_what_training_refuses_has_facts_all_the_same(folder: Folder) -> None:
     assert facts.refusal is not None
     assert "NaN" in facts.refusal
     assert len(facts.sessions) == 3
-    assert facts.sessions[0].num_train == 0
+    assert {(each.num_train, each.num_val, each.num_dropped) for each in facts.sessions} == {(None, None, None)}
+    assert {(each.num_train, each.num_val) for each in facts.classes} == {(None, None)}
+    assert facts.classes[0].num_train_people == 9
     assert facts.recordings[2].num_frames == NUM_FRAMES
     assert (facts.num_leaking, facts.dataset_fingerprint, facts.split_fingerprint) == (None, None, None)
     person = next(each for each in facts.policies if each.labels == "person")
     assert person.refusal is not None
+    assert (person.num_train, person.num_val, person.num_conflicts, person.num_ties, person.num_dropped) == (None,) * 5
     assert "A_R1_40" in person.refusal
 
 
@@ -658,6 +730,8 @@ def test_the_real_dataset_is_told_as_it_is(real_root: Path) -> None:
     for key in ("leak/time", "leak/frames"):
         assert (by_key[key].severity, by_key[key].count, by_key[key].total) == ("serious", 73, 73)
     assert "20 of them in another recording" in by_key["leak/frames"].title
+    assert "6 pairs of recordings share 140 to 151 frames each" in by_key["frame/shared"].title
+    assert "session/simultaneous" not in by_key
     assert by_key["label/tie"].count == 72 + 22
     assert "72 of 314 in train.json, 22 of 73 in val.json" in by_key["label/tie"].title
     assert "4 of 8 recordings" in by_key["pixel/dead"].title
@@ -674,3 +748,13 @@ def test_the_real_dataset_is_told_as_it_is(real_root: Path) -> None:
     assert list(shared) == [(f"{each}_R{n}", f"{each}_R{n + 1}") for each in ("SL14", "SL18") for n in (1, 2, 3)]
     assert (min(shared.values()), max(shared.values())) == (140, 151)
     assert (facts.num_leaking, facts.num_leaking_widest) == (73, 73)
+
+
+@pytest.mark.parametrize(("frame_interval", "in_frames"), [(1, 50), (2, 48)])
+def test_short_clips_of_the_real_dataset_leak_less(real_root: Path, frame_interval: int, in_frames: int) -> None:
+    config = DataConfig(root=str(real_root), clip_len=8, frame_interval=frame_interval)
+    data = dataset.load(config)
+    by_key = {finding.key: finding for finding in audit.of_dataset(data)}
+    assert by_key["leak/frames"].count == in_frames
+    if frame_interval == 1:
+        assert data.leaks_S.sum() == 50

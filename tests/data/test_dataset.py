@@ -282,9 +282,9 @@ def test_a_purged_split_says_what_it_dropped(tmp_path: Path) -> None:
     assert members["dataset_fingerprint"] == data.source.fingerprint
 
 
-def test_the_share_of_leaks_is_that_of_the_windows(tmp_path: Path) -> None:
-    # Train at frame 50 of `a`; val at 52, 58, 59 and 80 of it: windows of 8 frames reach 4 to both sides.
-    root = small(tmp_path / "data", [("a", 50, [0])], [("a", frame, [1]) for frame in (52, 58, 59, 80)])
+def test_the_share_of_leaks_is_that_of_the_clips(tmp_path: Path) -> None:
+    # Train at frame 50 of `a`, so that its clip of 8 shows 46 to 53; val at 52, 57, 58 and 80, the third from 54 on.
+    root = small(tmp_path / "data", [("a", 50, [0])], [("a", frame, [1]) for frame in (52, 57, 58, 80)])
     data = dataset.load(DataConfig(root=str(root), clip_len=8, frame_interval=1))
     assert data.leaks_S.tolist() == [True, True, False, False]
     assert data.leak_share == 0.5

@@ -110,6 +110,23 @@ def test_sessions_are_counted_in_the_order_of_time_and_named() -> None:
     assert [line.session_name(i) for i in range(3)] == ["a", "b", "c to d (2 recordings)"]
 
 
+def test_times_compare_within_a_session_and_those_without_times_with_none() -> None:
+    line = timeline.build(
+        [
+            recording("a", [1, 2], [0, 1]),
+            recording("b", [3], [9]),
+            recording("c", [2, 4]),  # shows what `a` shows: its session, without its times
+            recording("d", [5], [9 * HOUR]),
+            recording("e", [6]),
+        ]
+    )
+    assert line.sessions[0] == line.sessions[2]
+    axes = line.axes_of(np.array([0, 1, 2, 3, 4, 2, 0])).tolist()
+    assert axes[0] == axes[1] == axes[6]
+    assert axes[2] == axes[5]
+    assert len(set(axes)) == 4
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     spans=st.lists(

@@ -140,22 +140,30 @@ def test_mean_ap_is_scikit_learns() -> None:
 def test_a_draw_scores_as_scikit_learn_scores_weighted_samples() -> None:
     score_SK, target_SK = scored(40, 4)
     weight_RS = RNG.integers(0, 3, (5, 40)).astype(float)
-    found_R = intervals._mean_ap_of(score_SK, target_SK)(weight_RS)
-    for weight_S, found in zip(weight_RS, found_R, strict=True):
+    found_RK = intervals._mean_ap_of(score_SK, target_SK)(weight_RS)
+    for weight_S, found_K in zip(weight_RS, found_RK, strict=True):
         each = [
             metrics.average_precision_score(target_SK[:, k], score_SK[:, k], sample_weight=weight_S) for k in (0, 1, 2)
         ]
-        assert found == pytest.approx(np.mean(each))
+        assert found_K == pytest.approx(each)
 
 
-def test_classes_that_a_draw_lacks_are_left_out_of_its_mean() -> None:
+def test_a_class_that_a_draw_lacks_keeps_its_figure() -> None:
     # Two blocks; one holds all of class 0, perfectly ranked, the other all of class 1, ranked last of two.
     score_SK = np.array([[2.0, 1.0], [1.0, 2.0], [1.0, 3.0], [0.0, 2.0]])
     target_SK = np.array([[1, 0], [0, 0], [0, 0], [0, 1]])
     found = intervals.mean_ap(score_SK, target_SK, [0, 0, 1, 1])
-    # Class 1 by score: 3 no, then 2 no and yes together: 1/3. Draws: block 0 alone 1, block 1 alone 1/2, both 2/3.
+    # Class 1 by score: 3 no, then 2 no and yes together: 1/3. Draws: block 0 alone (1, kept 1/3), block 1 alone
+    # (kept 1, 1/2), both as found.
     assert found.value == pytest.approx((1 + 1 / 3) / 2)
-    assert (found.low, found.high) == pytest.approx((1 / 2, 1))
+    assert (found.low, found.high) == pytest.approx(((1 + 1 / 3) / 2, (1 + 1 / 2) / 2))
+
+
+def test_what_is_always_the_same_has_no_width() -> None:
+    # Always the same class: one over the number of classes, whichever blocks are drawn.
+    label_S = np.array([0] * 30 + [1] * 3 + [2])
+    found = intervals.mean_class(label_S, np.zeros(34, int), np.arange(34) // 4)
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
 def test_mcnemar_by_hand() -> None:

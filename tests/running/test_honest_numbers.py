@@ -2,7 +2,9 @@
 
 import json
 import math
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import intervals
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import preflight, scores, search_space, summary, trainer, tuner, worker
+from slowfast_ray.running import commands, preflight, scores, search_space, summary, trainer, tuner, worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.scores import Pooled
 from tests.running.conftest import runs_in
@@ -56,17 +58,15 @@ def test_the_last_lines_are_what_the_saved_predictions_score(
 ) -> None:
     ready = check(tiny)
     outcome = trainer.fit(ready, "val/top1", on_row=lambda row: None)
-    summary.closing(ready, "val/top1", "one", outcome.row)
+    summary.closing(ready, "val/top1", "one", outcome.row, ready.experiment)
     shown = " ".join(capsys.readouterr().out.split())
     num_val = len(ready.data.val)
     interval = intervals.wilson(round(outcome.row[worker.BEST_VALUE] * num_val), num_val)
     assert f"Best val/top1: {interval} by one, at its best epoch (1 of 1)" in shown
     best = scores.best_baseline(ready.baselines, "val/top1")
     assert best is not None
-    assert (
-        f"{best.intervals['val/top1']} by {best.name}; lift {interval.value - best.intervals['val/top1'].value:+.2f}"
-        in shown
-    )
+    lift = round(interval.value, 2) - round(best.intervals["val/top1"].value, 2)
+    assert f"{best.intervals['val/top1']} by {best.name}; lift {lift:+.2f}" in shown
     assert scores.of_checkpoint("one", Path(outcome.row[worker.CHECKPOINT]), ready.data).intervals[
         "val/mean_class"
     ].value == (pytest.approx(outcome.row["val/mean_class"]))
@@ -194,6 +194,30 @@ def test_an_interval_that_frames_count_is_not_searched_by_the_clock(tiny: Experi
     by_clock = tiny.override({"data.frame_interval_ms": 100.0})
     with pytest.raises(ValueError, match=r"search data\.frame_interval_ms instead"):
         tuner.check(by_clock, SPACE, SearchConfig(), name="search")
+
+
+def test_a_trial_is_tagged_with_its_own_leaks_and_without_baselines_of_other_clips(tiny: Experiment) -> None:
+    ready = check(tiny)
+    tags = ready.tags_of_trial(tiny.override({"data.clip_len": 256, "data.frame_interval": 1}))
+    assert tags["slowfast_ray.split_fingerprint"] == ready.tags()["slowfast_ray.split_fingerprint"]
+    assert "slowfast_ray.baseline.majority.top1" in tags
+    assert "slowfast_ray.baseline.mean_frame_regression.top1" in ready.tags()
+    assert "slowfast_ray.baseline.mean_frame_regression.top1" not in tags
+
+
+def test_a_run_that_noted_no_fingerprint_is_not_resumed(tiny: Experiment, tmp_path: Path) -> None:
+    trainer.fit(check(tiny), "val/top1", on_row=lambda row: None)
+    (tmp_path / "runs" / "one" / "split.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"split.json does not say on which samples the run began \(KeyError\)"):
+        check(tiny, resume=True)
+
+
+def test_the_audit_is_offered_for_the_same_data(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments/tune_thermal.py"])
+    words = shlex.split(commands.audit_command(tiny.override({"data.split": "purged"}).data))
+    flags = commands.parse_audit("?", words[2:])
+    assert words[1] == "experiments/audit_thermal.py"
+    assert flags.data == tiny.override({"data.split": "purged"}).data
 
 
 def test_folds_are_pooled_sample_by_sample(tiny: Experiment) -> None:
