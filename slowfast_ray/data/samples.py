@@ -108,7 +108,6 @@ def _blocks(positions: Positions, timeline: Timeline) -> np.ndarray:
     has_times_S = timeline.has_times[positions.recordings_S]
     times_S = timeline.times_N[positions.keyframes_S]
     stretch_S = np.where(has_times_S, times_S // BLOCK_MS, times_S // BLOCK_FRAMES)
-    # One axis a session where times are known, one a recording where not.
-    axis_S = np.where(has_times_S, timeline.sessions[positions.recordings_S], -1 - positions.recordings_S)
+    axis_S = timeline.axes_of(positions.recordings_S)
     _, blocks_S = np.unique(np.stack([axis_S, stretch_S], axis=1), axis=0, return_inverse=True)
     return blocks_S.reshape(-1).astype(np.int64)

@@ -102,7 +102,7 @@ def overlapping_in_time(pool: Pool, timeline: Timeline, these: np.ndarray, other
     """
     overlaps = np.zeros(len(these), dtype=bool)
     starts_S, ends_S = spans(pool, timeline)
-    axis_S = time_axes(pool, timeline)
+    axis_S = timeline.axes_of(pool.recordings_S)
     for axis in np.unique(axis_S[others]):
         mine = np.flatnonzero(axis_S[these] == axis)
         merged = _merged([(int(starts_S[i]), int(ends_S[i])) for i in others[axis_S[others] == axis]])
@@ -111,13 +111,6 @@ def overlapping_in_time(pool: Pool, timeline: Timeline, these: np.ndarray, other
         inside = at < len(starts)
         overlaps[mine[inside]] = starts[at[inside]] <= ends_S[these[mine[inside]]]
     return overlaps
-
-
-def time_axes(pool: Pool, timeline: Timeline) -> np.ndarray:
-    """int64 [S]: equal for samples whose times compare."""
-    # Times of a recording that does not tell them count from 0: such a recording overlaps with itself alone.
-    has_times_S = timeline.has_times[pool.recordings_S]
-    return np.where(has_times_S, timeline.sessions[pool.recordings_S], -1 - pool.recordings_S)
 
 
 def spans(pool: Pool, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,29 @@ def test_what_training_refuses_is_a_finding_and_the_rest_is_shown(leaky: Path, t
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["baselines"] == {}
     assert "data/refused" in {finding["key"] for finding in content["findings"]}
-    assert "Refused: " in (tmp_path / "a.html").read_text()
+    page = (tmp_path / "a.html").read_text()
+    assert "Refused: " in page
+    # What nobody knows is no 0.
+    unknown = ("num_train", "num_val", "num_dropped")
+    assert {each[name] for each in content["facts"]["sessions"] for name in unknown} == {None}
+    assert {each[name] for each in content["facts"]["classes"] for name in unknown[:2]} == {None}
+    assert all(each["num_train_people"] is not None for each in content["facts"]["classes"])
+    assert re.search(r"\n *1  SYN1_R1 .* - +- +- *\n", printed)
+    assert page.count("<b>-</b>") == 3
+    assert "standing: - train, - val" in page
+
+
+def test_the_numbers_of_a_policy_that_is_refused_are_unknown(leaky: Path, tmp_path: Path, audit: Audit) -> None:
+    path = leaky / "annotations" / "train.json"
+    annotations = json.loads(path.read_text())
+    del annotations["annotations"][0]["bbox"]
+    path.write_text(json.dumps(annotations))
+    printed = audit("--data.root", leaky, "--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    (person,) = (each for each in json.loads((tmp_path / "a.json").read_text())["facts"]["policies"] if each["refusal"])
+    numbers = ("num_train", "num_val", "num_conflicts", "num_ties", "num_dropped")
+    assert [person[name] for name in numbers] == [None] * 5
+    assert re.search(r"person +- +refused +- +- +- +-", printed)
+    assert "refused: " in (tmp_path / "a.html").read_text()
 
 
 @pytest.mark.parametrize("flag", ["json", "html"])
@@ -215,7 +238,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_work(
 
 
 def test_one_file_cannot_be_both(tmp_path: Path, refused: Audit) -> None:
-    assert "name two" in refused("--json", tmp_path / "a", "--html", tmp_path / "a")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for other in ("a", "sub/../a", "link/a"):
+        assert "name two" in refused("--json", tmp_path / "a", "--html", tmp_path / other)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +258,26 @@ def test_bad_input_is_one_error(refused: Audit, flags: list[str], law: str) -> N
 def test_names_from_the_data_cannot_steer_the_terminal(leaky: Path) -> None:
     rename(leaky, "[red]\x1b[2Jstan\nding\ud800")
     text = shown(auditing.report(DataConfig(root=str(leaky))), width=200)
-    assert "[red]?[2Jstan?ding?" in text
+    assert re.search(r"\n *\[red\]\?\[2Jstan\?ding\? +\d+ +\d+", text), "in its table as well"
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("name", ["[red]warm[", "[", "[/nope]", "[bold]x[/bold]", "[link=http://a]b[/link]", ":fire:"])
+def test_nothing_in_a_name_is_markup(leaky: Path, name: str) -> None:
+    rename(leaky, name)
+    report = auditing.report(DataConfig(root=str(leaky)))
+    # A file's name holds no slash, so that those of recordings come by another way.
+    facts = report.audit.facts
+    facts = replace(
+        facts,
+        sessions=tuple(replace(each, name=f"{name} of {each.name}") for each in facts.sessions),
+        recordings=tuple(replace(each, id=f"{name} of {each.id}") for each in facts.recordings),
+    )
+    lines = shown(replace(report, audit=replace(report.audit, facts=facts)), width=240).splitlines()
+    sessions = [line.split()[0] for line in lines if re.match(rf" *\d+  {re.escape(name)} of ", line)]
+    assert sessions == [str(i + 1) for i in range(len(facts.sessions))]
+    assert sum(line.strip().startswith(f"{name} of ") for line in lines) == len(facts.recordings)
+    assert any(re.match(rf" *{re.escape(name)} +\d+ +\d+", line) for line in lines)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
