@@ -11,7 +11,6 @@ Expected  benchmarks/results/honest_account_*.txt
 """
 
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -23,11 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import rich
 import torch
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from slowfast_ray.data import baselines, dataset
 from slowfast_ray.data.config import SplitName
@@ -128,15 +124,13 @@ def main() -> None:
         for number, _ in enumerate(pool.map(train, *zip(*runs, strict=True)), start=1):
             print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("split", "labels", "predicted by", "top-1", "mean-class", "sd", "runs"):
-        table.add_column(column, no_wrap=True)
-    records = []
+    # Markdown, which no width of a terminal cuts.
+    print("| split | labels | predicted by | top-1 | mean-class | sd of top-1 | runs |\n|---|---|---|---|---|---|---|")
 
     def add(split: str, labels: str, name: str, scored: Pooled, num_runs: int) -> None:
         spread = "" if math.isnan(scored.spread()) else f"{scored.spread():.3f}"
-        table.add_row(split, labels, name, str(scored.top1()), str(scored.mean_class()), spread, str(num_runs or ""))
-        records.append([split, labels, name, str(scored.top1()), str(scored.mean_class()), spread, num_runs])
+        cells = (split, labels, name, scored.top1(), scored.mean_class(), spread, num_runs or "")
+        print(f"| {' | '.join(map(str, cells))} |")
 
     for split in flags.splits:
         for labels in flags.labels:
@@ -150,14 +144,11 @@ def main() -> None:
                 if seeds:
                     said = [np.stack([_predicted_S(trained[fold, seed][1]) for seed in seeds]) for fold in folds]
                     add(split, labels, recipe, Pooled.of(list(zip(data, said, strict=True))), len(trained))
-        table.add_section()
-    rich.print(table)
     print(
         "Last epochs; mean over seeds, folds pooled; 95 % intervals: Wilson for top-1, bootstrap over stretches of 10 s"
     )
     print(f"for mean-class. {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, ", end="")
     print(f"{'GPU' if torch.cuda.is_available() else 'no GPU'}, {time.strftime('%Y-%m-%d')}.")
-    (flags.out / "table.json").write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Expected  benchmarks/results/imbalance_*.txt
 """
 
 import itertools
-import json
 import multiprocessing
 import os
 import platform
@@ -108,7 +107,6 @@ def main() -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("remedy", "top-1", "mean-class"):
         table.add_column(column, no_wrap=True)
-    records = []
     data = [dataset.load(experiment_of(flags, "none", fold, 0).data) for fold in range(NUM_FOLDS)]
     for remedy in REMEDIES:
         by_fold = []
@@ -121,14 +119,12 @@ def main() -> None:
             by_fold.append((each, np.stack(rows)))
         pooled = Pooled.of(by_fold)
         table.add_row(remedy, str(pooled.top1()), str(pooled.mean_class()))
-        records.append([remedy, str(pooled.top1()), str(pooled.mean_class())])
     rich.print(table)
     print(
         f"Person crops, purged split, {NUM_FOLDS} folds pooled, {flags.seeds} seed(s), last epochs; 95 % intervals:\n"
         "Wilson for top-1, bootstrap over stretches of 10 s for mean-class."
     )
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
-    (flags.out / "table.json").write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":
