@@ -16,7 +16,7 @@ from rich.console import Console
 
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import audit_terminal, audit_words, auditing
+from slowfast_ray.running import audit_page, audit_terminal, audit_words, auditing
 from slowfast_ray.running.auditing import Report
 from tests.running.conftest import ROOT
 
@@ -317,7 +317,8 @@ def test_a_moment_that_is_no_date_is_shown_as_it_is() -> None:
 
 
 def test_on_the_real_data_all_that_is_known_is_printed(real_root: Path) -> None:
-    text = shown(auditing.report(DataConfig(root=str(real_root)), widest_window=144.0), width=160)
+    report = auditing.report(DataConfig(root=str(real_root)), widest_window=144.0)
+    text = shown(report, width=160)
     for expected in (
         "73 of 73 val samples overlap in time with train samples",
         "73 of 73 val windows share moments with train windows",
@@ -331,6 +332,17 @@ def test_on_the_real_data_all_that_is_known_is_printed(real_root: Path) -> None:
         assert expected in text
     for recording, share in (("R1", "2.65"), ("R2", "4.01"), ("R3", "4.48"), ("R4", "4.60")):
         assert any(f"SL14_{recording}" in line and f" {share} % " in line for line in text.splitlines())
+
+    page = audit_page.render(report)
+    assert len(page) < 3_000_000, "small enough to send"
+    assert page.count("<figure>") == 12 + 1 + 1 + 1 + 2 + 1 + 4
+    for expected in ("73 of 73", "50.68 [39.5, 61.8]", "84.93 [75.0, 91.4]", "72 of 314 in train.json, 22 of 73"):
+        assert expected in page
+    captions = " ".join(re.findall(r"<figcaption>\s*(.*?)\s*</figcaption>", page))
+    for each in report.audit.facts.classes:
+        assert each.num_train is not None
+        assert each.num_val is not None
+        assert (f" {each.name} (" in captions) == (each.num_train + each.num_val > 0), each.name
 
 
 def rename(root: Path, name: str) -> None:

@@ -187,7 +187,11 @@ def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
         if num_workers == 1:
             gloo.train_share(0, 1, shared, str(folder))
         else:
-            torch.multiprocessing.spawn(gloo.train_share, (num_workers, shared, str(folder)), nprocs=num_workers)
+            # Forked from one process that has imported all that training needs, which takes each alone for seconds.
+            torch.multiprocessing.set_forkserver_preload(["tests.running.gloo"])
+            torch.multiprocessing.start_processes(
+                gloo.train_share, (num_workers, shared, str(folder)), nprocs=num_workers, start_method="forkserver"
+            )
         rows = [json.loads((folder / f"rows-{rank}.json").read_text()) for rank in range(num_workers)]
         for name in ("train/loss", "val/loss", "val/top1", "val/num_samples"):
             assert [row[name] for row in rows[0]] == [row[name] for row in rows[-1]], "all ranks report the sums"
