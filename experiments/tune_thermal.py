@@ -40,15 +40,17 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
     print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
     print(f"{flags.search.metric} on {len(ready.data.val)} samples, with 95 % intervals where it has one:")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # Narrow padding: 80 columns must hold it, since a table that is too wide loses its last columns.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     metric = flags.search.metric
-    for column in ("trial", "state", "at its best", "epoch", "last"):
+    for column in ("#", "state", "at its best", "epoch", "last"):
         table.add_column(column, no_wrap=True)
     searched = best_first(result.trials, metric)[:10]
     for name in searched[0].sample if searched else ():
         words = name.split(".")[1].replace("_", " ")
-        # Wide enough for a value and the longest word: broken between words, never cut.
-        table.add_column(words, overflow="fold", min_width=max(6, *map(len, words.split())))
+        shown = [describe_value(trial.sample[name]) for trial in searched]
+        # Wide enough for its values and its longest word: broken between words, never cut.
+        table.add_column(words, overflow="fold", min_width=max(map(len, [*words.split(), *shown])))
     for trial in searched:
         score, epoch, last = "-", "0", "-"
         if trial.row is not None:
