@@ -15,6 +15,11 @@ from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import LAPTOP, Experiment
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: at the end, one of them would keep a single process busy while the others have nothing left."""
+    items.sort(key=lambda item: "running" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def made_up_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A made-up dataset of 2 sessions with 2 short recordings each."""

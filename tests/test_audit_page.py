@@ -128,19 +128,6 @@ def test_a_page_shows_whole_requests_nothing_and_names_do_nothing(evil_page: str
     assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nor on a phone"
 
 
-def test_a_folder_that_training_refuses_has_a_page_without_samples_and_baselines(
-    made_up_root: Path, tmp_path: Path
-) -> None:
-    root = Path(shutil.copytree(made_up_root, tmp_path / "refused"))
-    with h5py.File(root / "frames" / "SYN1_R1.h5", "r+") as file:
-        file["frames"][3, 4, 5] = np.nan  # pyright: ignore
-    page = render(root)
-    assert "Refused: " in page
-    assert 'id="samples"' not in page
-    assert 'id="baselines"' not in page
-    assert 'id="classes"' in page
-
-
 def test_several_labels_and_recordings_without_times_have_a_page_as_well(made_up_root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(made_up_root, tmp_path / "timeless"))
     for path in (root / "frames").glob("*.h5"):

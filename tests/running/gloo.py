@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # torch's optimisers import it when they are made: once here, instead of in each process
 from torch import nn
 
 from slowfast_ray.experiment import Experiment

@@ -198,6 +198,9 @@ def test_what_training_refuses_is_a_finding_and_the_rest_is_shown(leaky: Path, t
     assert re.search(r"\n *1  SYN1_R1 .* - +- +- *\n", printed)
     assert page.count("<b>-</b>") == 3
     assert "standing: - train, - val" in page
+    assert 'id="samples"' not in page
+    assert 'id="baselines"' not in page
+    assert 'id="classes"' in page
 
 
 def test_the_numbers_of_a_policy_that_is_refused_are_unknown(leaky: Path, tmp_path: Path, audit: Audit) -> None:
