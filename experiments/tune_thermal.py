@@ -2,7 +2,7 @@
 
 Run       python experiments/tune_thermal.py --data.root PATH
 Laptop    python experiments/tune_thermal.py            (made-up data; about 5 minutes on two cores)
-Cost      8 trials on the real thermal dataset: 12 minutes on two CPU cores (AMD EPYC)
+Cost      8 trials on the real thermal dataset: 8 to 12 minutes on two CPU cores (AMD EPYC)
 Expected  best val/top1 0.849 (seed 0, n = 1 search, 73 clips of the provided split, which leaks: see the README)
 """
 
