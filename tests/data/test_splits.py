@@ -231,7 +231,7 @@ def assert_everybody_once(world: World, members: Members) -> None:
     assert len(members.val)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(world=worlds(), num_folds=st.integers(2, 4), fold=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
 def test_purged_folds_share_no_moment(world: World, num_folds: int, fold: int, seed: int) -> None:
     fold %= num_folds
@@ -249,7 +249,7 @@ def test_purged_folds_share_no_moment(world: World, num_folds: int, fold: int, s
     assert_nothing_shared(world, members, world.width)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(world=worlds(), fold=st.integers(0, 2))
 def test_sessions_left_out_share_no_moment(world: World, fold: int) -> None:
     session = world.line.sessions[[index for index, _ in world.keyframes]]
