@@ -7,6 +7,7 @@ samples that would break this are dropped and counted; a whole session left out 
 Legend: S samples, K classes, N frames of all recordings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +106,8 @@ def overlapping_in_time(pool: Pool, timeline: Timeline, these: np.ndarray, other
     axis_S = timeline.axes_of(pool.recordings_S)
     for axis in np.unique(axis_S[others]):
         mine = np.flatnonzero(axis_S[these] == axis)
-        merged = _merged([(int(starts_S[i]), int(ends_S[i])) for i in others[axis_S[others] == axis]])
-        starts, ends = np.array(merged).T
+        apart = merged([(int(starts_S[i]), int(ends_S[i])) for i in others[axis_S[others] == axis]])
+        starts, ends = np.array(apart).T
         at = np.searchsorted(ends, starts_S[these[mine]])  # the first merged span that ends at or after the start
         inside = at < len(starts)
         overlaps[mine[inside]] = starts[at[inside]] <= ends_S[these[mine[inside]]]
@@ -119,14 +120,15 @@ def spans(pool: Pool, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
     return np.array([each.min() for each in windows]), np.array([each.max() for each in windows])
 
 
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
+def merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans from first to last in ascending order, those that touch as one."""
+    together: list[tuple[int, int]] = []
     for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        if together and start <= together[-1][1]:
+            together[-1] = (together[-1][0], max(end, together[-1][1]))
         else:
-            merged.append((start, end))
-    return merged
+            together.append((start, end))
+    return together
 
 
 def _by_session(session_S: np.ndarray, timeline: Timeline) -> tuple[np.ndarray, int]:

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from slowfast_ray.data.audit_facts import ClassFacts, RecordingFacts, SessionFacts, Span
+from slowfast_ray.data.splits import merged
 from slowfast_ray.running import audit_words
 from slowfast_ray.running.scores import Score
 
@@ -222,17 +223,6 @@ def short(name: str, letters: int = MAX_LETTERS) -> str:
     """A name that fits into a picture."""
     name = audit_words.printable(name)
     return name if len(name) <= letters else f"{name[: letters - 1]}…"
-
-
-def merged(spans: Sequence[Span]) -> list[Span]:
-    """The stretches of time that spans cover, in order."""
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
-        else:
-            found.append((start, end))
-    return found
 
 
 def round_numbers(low: float, high: float) -> list[float]:

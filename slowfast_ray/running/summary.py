@@ -49,7 +49,7 @@ def closing(ready: Ready, metric: str, name: str, row: Row, experiment: Experime
     found = _interval(ready, metric, name)
     _say(
         console,
-        f"Best {metric}: {best_of(ready, metric, name, row)} by {name}, at its best epoch ({row[worker.BEST_EPOCH]} of "
+        f"Best {metric}: {_shown(found, row)} by {name}, at its best epoch ({row[worker.BEST_EPOCH]} of "
         f"{row[worker.EPOCH]}); {row[metric]:.2f} at its last",
     )
     baseline = scores.best_baseline(scores.of_baselines(experiment.data), metric)
@@ -79,7 +79,10 @@ def per_class(ready: Ready) -> None:
 
 def best_of(ready: Ready, metric: str, name: str, row: Row) -> str:
     """The best value of a run or a trial with its interval, where the metric has one."""
-    found = _interval(ready, metric, name)
+    return _shown(_interval(ready, metric, name), row)
+
+
+def _shown(found: Interval | None, row: Row) -> str:
     return f"{row[worker.BEST_VALUE]:.4f}" if found is None else str(found)
 
 
