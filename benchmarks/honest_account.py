@@ -98,10 +98,7 @@ def experiment_of(
 
 
 def train(experiment: Experiment, folder: Path) -> None:
-    """One run to its end, or on from its newest checkpoint."""
-    done = checkpoint.newest(folder)
-    if done is not None and checkpoint.read_progress(done).epoch >= experiment.learning.num_epochs:
-        return
+    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
 
