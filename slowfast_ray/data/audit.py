@@ -63,7 +63,7 @@ from slowfast_ray.data import (
 )
 from slowfast_ray.data.annotations import Annotations
 from slowfast_ray.data.audit_facts import Facts
-from slowfast_ray.data.audit_findings import MAX_EXAMPLES, Finding, worst_first
+from slowfast_ray.data.audit_findings import Finding, worst_first
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.recordings import Raw, Recording
@@ -147,14 +147,13 @@ def _of_refusal(refusal: str | None) -> Iterable[Finding]:
 def _of_sensors(raws: Sequence[Raw]) -> Iterable[Finding]:
     nameless = [raw.path.stem for raw in raws if raw.sensor is None]
     if 0 < len(nameless) < len(raws):
-        yield Finding(
+        yield Finding.of(
+            nameless,
             key="session/sensor",
             severity="warning",
             title=f"{len(nameless)} of {len(raws)} recordings do not name their sensor: they are taken for those of "
             "another one, and so of another session.",
-            count=len(nameless),
             total=len(raws),
-            examples=tuple(nameless[:MAX_EXAMPLES]),
             remedy="Write the attribute `mac_address` into every recording, or into none.",
         )
 

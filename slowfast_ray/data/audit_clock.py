@@ -127,14 +127,13 @@ def _stored_twice(timeline: Timeline) -> Iterable[Finding]:
 def _absent(timeline: Timeline) -> Iterable[Finding]:
     silent = [name for name, has_times in zip(timeline.recordings, timeline.has_times, strict=True) if not has_times]
     if silent:
-        yield Finding(
+        yield Finding.of(
+            silent,
             key="time/absent",
             severity="warning",
             title=f"{len(silent)} of {len(timeline.recordings)} recordings have no timestamps: their sessions and "
             "their overlaps can only be told by identical frames.",
-            count=len(silent),
             total=len(timeline.recordings),
-            examples=tuple(silent[:MAX_EXAMPLES]),
             remedy="Write `timestamps`, in milliseconds, beside `frames`.",
         )
 
@@ -161,14 +160,13 @@ def _unit(timeline: Timeline) -> Iterable[Finding]:
         if not _is_plausible(intervals)
     ]
     if odd:
-        yield Finding(
+        yield Finding.of(
+            odd,
             key="time/unit",
             severity="serious",
             title=f"{len(odd)} of {len(told)} recordings have timestamps that can hardly be milliseconds: sessions, "
             "and what overlaps, are misjudged.",
-            count=len(odd),
             total=len(told),
-            examples=tuple(odd[:MAX_EXAMPLES]),
             remedy="Write `timestamps` in milliseconds since 1970.",
         )
 
@@ -178,24 +176,22 @@ def _order(timeline: Timeline) -> Iterable[Finding]:
     total = sum(len(intervals) for _, intervals in told)
     backwards = [f"{name} frame {i + 1}" for name, intervals in told for i in np.flatnonzero(intervals < 0)]
     if backwards:
-        yield Finding(
+        yield Finding.of(
+            backwards,
             key="time/backwards",
             severity="warning",
             title=f"{len(backwards)} of {total} frames were taken before the frame they follow: clips jump in time.",
-            count=len(backwards),
             total=total,
-            examples=tuple(backwards[:MAX_EXAMPLES]),
             remedy="Sort the frames of the recording by time, and number the keyframes again.",
         )
     repeated = [f"{name} frame {i + 1}" for name, intervals in told for i in np.flatnonzero(intervals == 0)]
     if repeated:
-        yield Finding(
+        yield Finding.of(
+            repeated,
             key="time/repeated",
             severity="warning",
             title=f"{len(repeated)} of {total} frames have the timestamp of the frame they follow.",
-            count=len(repeated),
             total=total,
-            examples=tuple(repeated[:MAX_EXAMPLES]),
             remedy="Export the times of the frames again, each its own.",
         )
 
@@ -234,14 +230,13 @@ def _irregular(timeline: Timeline, config: DataConfig) -> Iterable[Finding]:
         if high >= JITTER * low
     ]
     if uneven:
-        yield Finding(
+        yield Finding.of(
+            uneven,
             key="time/jitter",
             severity=severity,
             title=f"{len(uneven)} of {len(told)} recordings have irregular times: the longest 1 in 20 of their "
             f"intervals is {JITTER} times the shortest 1 in 20, or more.",
-            count=len(uneven),
             total=len(told),
-            examples=tuple(uneven[:MAX_EXAMPLES]),
             remedy=remedy,
         )
 

@@ -1,6 +1,6 @@
 """What a finding is: one thing that is wrong with a dataset, with its numbers, examples and remedy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +26,11 @@ class Finding:
     examples: tuple[str, ...]
     """The first few, by name."""
     remedy: str
+
+    @staticmethod
+    def of(names: Sequence[str], *, key: str, severity: Severity, title: str, total: int, remedy: str) -> "Finding":
+        """A finding about what `names` lists: they are counted, and the first few are its examples."""
+        return Finding(key, severity, title, len(names), total, tuple(names[:MAX_EXAMPLES]), remedy)
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

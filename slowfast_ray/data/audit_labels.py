@@ -92,44 +92,40 @@ def classes(data: Dataset) -> Iterable[Finding]:
     absent = [name for name, num_train, num_val in parts if not num_train and not num_val]
     few = [f"{name} ({num_train} train)" for name, num_train, _ in parts if 0 < num_train < FEW]
     if unlearnt:
-        yield Finding(
+        yield Finding.of(
+            unlearnt,
             key="class/untrained",
             severity="serious",
             title=f"{len(unlearnt)} of {total} classes occur in val but not in train, so that they are always missed.",
-            count=len(unlearnt),
             total=total,
-            examples=tuple(unlearnt[:MAX_EXAMPLES]),
             remedy="Add training samples of them, or choose another --data.split or --data.fold.",
         )
     if unproven:
-        yield Finding(
+        yield Finding.of(
+            unproven,
             key="class/unvalidated",
             severity="warning",
             title=f"{len(unproven)} of {total} classes occur in train but not in val: nothing is measured about them.",
-            count=len(unproven),
             total=total,
-            examples=tuple(unproven[:MAX_EXAMPLES]),
             remedy="Add validation samples of them, or choose another --data.split or --data.fold.",
         )
     if few:
-        yield Finding(
+        yield Finding.of(
+            few,
             key="class/few",
             severity="warning",
             title=f"{len(few)} of {total} classes have fewer than {FEW} train samples.",
-            count=len(few),
             total=total,
-            examples=tuple(few[:MAX_EXAMPLES]),
             remedy="Label more of them, or merge them with a class that is like them; --data.class-balance 0.5 draws "
             "them more often.",
         )
     if absent:
-        yield Finding(
+        yield Finding.of(
+            absent,
             key="class/absent",
             severity="note",
             title=f"{len(absent)} of {total} classes occur neither in train nor in val.",
-            count=len(absent),
             total=total,
-            examples=tuple(absent[:MAX_EXAMPLES]),
             remedy="Label samples of them, or take them out of the categories.",
         )
 
@@ -146,33 +142,30 @@ def _boxes(files: Sequence[Annotations], config: DataConfig) -> Iterable[Finding
     wrong = [name for name, person in people if person.box is not None and not labels.is_fractions(person.box)]
     over = [name for name, person in people if _reaches_over(person)]
     if missing:
-        yield Finding(
+        yield Finding.of(
+            missing,
             key="box/missing",
             severity="serious" if needed else "note",
             title=f"{len(missing)} of {len(people)} people have no box of four finite numbers.",
-            count=len(missing),
             total=len(people),
-            examples=tuple(missing[:MAX_EXAMPLES]),
             remedy="Write `bbox` as [centre x, centre y, width, height]; without it, --data.labels person is refused.",
         )
     if wrong:
-        yield Finding(
+        yield Finding.of(
+            wrong,
             key="box/fractions",
             severity="serious" if needed else "warning",
             title=f"{len(wrong)} of {len(people)} people have a box that is empty or no fractions of the frame.",
-            count=len(wrong),
             total=len(people),
-            examples=tuple(wrong[:MAX_EXAMPLES]),
             remedy="Divide boxes by the frame's width and height; until then, --data.labels person is refused.",
         )
     if over:
-        yield Finding(
+        yield Finding.of(
+            over,
             key="box/border",
             severity="note",
             title=f"{len(over)} of {len(people)} people have a box that reaches over the frame's border.",
-            count=len(over),
             total=len(people),
-            examples=tuple(over[:MAX_EXAMPLES]),
             remedy="Look whether these boxes are [centre x, centre y, width, height], not corners.",
         )
 
@@ -198,13 +191,12 @@ def _images(files: Sequence[Annotations]) -> Iterable[Finding]:
     train, val = ([image.id for image in file.images] for file in files)
     both = sorted(set(train) & set(val))
     if both:
-        yield Finding(
+        yield Finding.of(
+            both,
             key="image/both",
             severity="warning",
             title=f"{len(both)} of {len(val)} images in val.json have the id of an image in train.json.",
-            count=len(both),
             total=len(val),
-            examples=tuple(both[:MAX_EXAMPLES]),
             remedy="Give every image an id of its own, and list it in one file only.",
         )
 

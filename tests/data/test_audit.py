@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from slowfast_ray.data import audit, dataset
+from slowfast_ray.data import audit, audit_findings, dataset
 from slowfast_ray.data.audit import Audit, Finding
 from slowfast_ray.data.config import DataConfig
 
@@ -535,7 +535,7 @@ def test_a_fault_is_found_and_nothing_beside_it(folder: Folder, fault: Fault) ->
     assert (found.severity, found.count) == (fault.severity, fault.count)
     assert found.count <= found.total
     assert any(fault.example in example for example in found.examples) or not fault.example
-    assert len(found.examples) <= audit.MAX_EXAMPLES
+    assert len(found.examples) <= audit_findings.MAX_EXAMPLES
     assert (found.title[-1], found.remedy[-1]) == (".", ".")
     others = {finding.key for finding in findings if finding.severity != "note"} - {fault.key}
     assert others == fault.companions
