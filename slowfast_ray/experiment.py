@@ -41,6 +41,10 @@ class RunConfig:
     tracking_uri: str | None = None
     """MLflow store [URI]. None: the variable MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here."""
 
+    deterministic: bool = False
+    """The same result, bit for bit, each time on the same kind of machine: deterministic kernels, and one thread a
+    worker on the CPU. Slower."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"`run.seed` (={self.seed}) must be 0 or more and below 2**32; try 0.")
@@ -74,6 +78,18 @@ class Experiment:
             raise ValueError(
                 f"`learning.batch_size` (={batch_size}) must be divisible by `run.num_workers` (={num_workers}), "
                 f"since the workers share each batch equally; try {above}."
+            )
+        share, micro_batch = batch_size // num_workers, self.learning.micro_batch
+        if micro_batch is not None and share % micro_batch:
+            divisors = [str(each) for each in range(1, share + 1) if share % each == 0]
+            raise ValueError(
+                f"`learning.micro_batch` (={micro_batch}) must divide each worker's share of a batch (={share}), which "
+                f"is learning.batch_size / run.num_workers; try {' or '.join(divisors[-3:])}."
+            )
+        if self.model.channels != 1:
+            raise ValueError(
+                f"`model.channels` (={self.model.channels}) must be 1, as recordings have one; weights of three are "
+                "folded into one when they are loaded."
             )
 
     def flatten(self) -> dict[str, Value]:

@@ -41,7 +41,7 @@ class Ready:
     def warnings(self) -> list[str]:
         """What a user should know before they trust the result, and settings that do nothing."""
         experiment = self.experiment
-        found = self.data.warnings() + experiment.learning.without_effect()
+        found = self.data.warnings() + experiment.model.without_effect() + experiment.learning.without_effect()
         corrections = [
             f"`{name}` (={value})"
             for name, value, plain in (
