@@ -115,8 +115,8 @@ class LearningConfig:
         for name in ("backbone_lr", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(
-                    f"`learning.{name}` (={getattr(self, name)}) must be above 0 and at most 1; what shall not learn at "
-                    "all is frozen by `model.freeze_stages`."
+                    f"`learning.{name}` (={getattr(self, name)}) must be above 0 and at most 1; what shall not learn "
+                    "at all is frozen by `model.freeze_stages`."
                 )
         if self.precise_batch_norm < 0:
             raise ValueError(f"`learning.precise_batch_norm` (={self.precise_batch_norm}) must be 0 or more; try 20.")
