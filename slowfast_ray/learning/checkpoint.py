@@ -1,8 +1,9 @@
 """A checkpoint: a folder that holds a network, and what is needed to go on training it exactly where it stopped.
 
     <folder>/epoch-012/
-        weights.safetensors       the network's state dict
-        training.pt               optimiser, schedule and random generators; read with weights_only
+        weights.safetensors       the network that was evaluated: its state dict
+        training.pt               optimiser, schedule, random generators, micro-batch; where weights are averaged, also
+                                  the network that trains; read with weights_only
         predictions.safetensors   logits and truth of every validation sample, as this epoch scored them
         experiment.json           what was trained, in the words of the command line
         progress.json             format version, epoch, best epoch, classes, metrics of every epoch so far
@@ -23,10 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from slowfast_ray.learning.loop import Learner
+from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.predictions import Predictions
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -51,7 +52,7 @@ def save(folder: Path, learner: Learner, progress: Progress, experiment_json: st
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     # Safetensors wants plain memory order; the network keeps its own on loading.
-    weights = {key: value.contiguous() for key, value in learner.model.state_dict().items()}
+    weights = {key: value.contiguous() for key, value in learner.evaluated.state_dict().items()}
     save_file(weights, unfinished / "weights.safetensors")
     torch.save(_training_state(learner), unfinished / "training.pt")
     predictions.save(unfinished / "predictions.safetensors")
@@ -125,10 +126,15 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 def load(checkpoint: Path, learner: Learner) -> Progress:
     """Puts a run back where it stopped: weights, optimiser, schedule, random generators, epoch."""
     progress = read_progress(checkpoint)
-    load_weights(checkpoint, learner.model)
+    load_weights(checkpoint, learner.evaluated)
     device = next(learner.model.parameters()).device
     try:
         state = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+        if learner.average is not None:
+            learner.model.load_state_dict(state["model"])
+            learner.average.n_averaged.fill_(state["num_averaged"])
+        learner.scaler.load_state_dict(state["scaler"])
+        learner.micro_batch = min(learner.micro_batch, state["micro_batch"])  # what was found to fit still does
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["cpu_generator"])
@@ -145,8 +151,13 @@ def _training_state(learner: Learner) -> dict[str, Any]:
     state = {
         "optimizer": learner.optimizer.state_dict(),
         "scheduler": learner.scheduler.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "micro_batch": learner.micro_batch,
         "cpu_generator": torch.get_rng_state(),
     }
+    if learner.average is not None:
+        state["model"] = learner.model.state_dict()
+        state["num_averaged"] = int(learner.average.n_averaged)
     if device.type == "cuda":
         state["cuda_generator"] = torch.cuda.get_rng_state(device)
     return state

@@ -3,22 +3,26 @@
 It knows no Ray, no MLflow and no disk: whoever iterates decides what to keep, report and save, and when to stop.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from slowfast_ray.learning import counts, optimizer
+from slowfast_ray.learning import averaging, counts, step
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.counts import Counts
+from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loss import Loss
 from slowfast_ray.learning.predictions import Predictions
+
+EXPLODED = 1e4
+"""A mean training loss beyond this has exploded: guessing among 1000 classes costs 7, and weights of rare classes
+multiply that by hundreds at most."""
 
 
 class Batch(Protocol):
@@ -66,21 +70,6 @@ class Batches(Protocol):
         ...
 
 
-@dataclass
-class Learner:
-    """A network on its way: what changes from step to step, and what a checkpoint therefore holds."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
-    num_epochs_done: int = 0
-
-    @staticmethod
-    def start(model: nn.Module, config: LearningConfig, num_train_steps: int) -> "Learner":
-        """A learner before its first step."""
-        return Learner(model, *optimizer.build(model, config, num_train_steps * config.num_epochs))
-
-
 @dataclass(frozen=True)
 class EpochResult:
     """What one epoch measured, over all workers."""
@@ -92,26 +81,57 @@ class EpochResult:
     """Of all validation samples."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of the optimiser, for whoever shows how training goes."""
+
+    epoch: int
+    step: int
+    """Counted from 1 in each epoch."""
+    num_steps: int
+    loss: float
+    """Mean over the clips of all workers."""
+    lr: float
+    """Of the classifier."""
+
+
+def train_all(model: nn.Module, epoch: int) -> None:
+    """Begins an epoch in which the whole network learns."""
+    model.train()
+
+
+def ignore(done: Step) -> None:
+    """For whoever does not look at steps."""
+
+
 def epochs(
-    learner: Learner, batches: Batches, config: LearningConfig, loss: Loss, trained: nn.Module | None = None
+    learner: Learner,
+    batches: Batches,
+    config: LearningConfig,
+    loss: Loss,
+    *,
+    begin_epoch: Callable[[nn.Module, int], None] = train_all,
+    on_step: Callable[[Step], None] = ignore,
 ) -> Iterator[EpochResult]:
     """Trains `learner` up to `config.num_epochs` and yields after each epoch.
 
-    `trained` is the module that training calls where it is not the model itself (a DistributedDataParallel around it).
-    Raises FloatingPointError when the training or the validation loss stops being finite.
+    `begin_epoch` puts the network into the state in which it trains in an epoch, counted from 1; `on_step` sees every
+    step. Raises FloatingPointError when the training or the validation loss explodes or is no number, and
+    DoesNotFitError where a single clip is too large for a GPU.
     """
     for epoch in range(learner.num_epochs_done + 1, config.num_epochs + 1):
         lr = learner.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
-        train_counts = _train(learner, batches, config, epoch, loss, trained or learner.model).over_workers()
+        begin_epoch(learner.model, epoch)
+        train_counts = _train(learner, batches, config, epoch, loss, on_step).over_workers()
         seconds = time.perf_counter() - started
-        _check_finite("training", train_counts.loss(), epoch, config)
-        _average_buffers(learner.model)
-        predictions = evaluate(learner.model, batches, config)
-        _check_finite("validation", predictions.loss(), epoch, config)
-        metrics = predictions.metrics()
+        _settle_statistics(learner, batches, config, epoch)
+        predictions = evaluate(learner.evaluated, batches.val(), batches.num_val_samples, config)
+        if not math.isfinite(predictions.loss()):
+            raise FloatingPointError(
+                f"The validation loss became {predictions.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
+            )
         learner.num_epochs_done = epoch
-        epoch_seconds = time.perf_counter() - started
         yield EpochResult(
             epoch=epoch,
             metrics={
@@ -119,62 +139,73 @@ def epochs(
                 counts.TRAIN_TOP1: train_counts.top1(),
                 counts.TRAIN_LR: lr,
                 counts.TRAIN_CLIPS_PER_SECOND: float(train_counts.num_clips) / seconds,
-                counts.EPOCH_SECONDS: epoch_seconds,
-                **metrics,
+                counts.TRAIN_MICRO_BATCH: learner.micro_batch,
+                counts.EPOCH_SECONDS: time.perf_counter() - started,
+                **predictions.metrics(),
             },
             predictions=predictions,
         )
 
 
 def _train(
-    learner: Learner, batches: Batches, config: LearningConfig, epoch: int, loss: Loss, trained: nn.Module
+    learner: Learner,
+    batches: Batches,
+    config: LearningConfig,
+    epoch: int,
+    loss: Loss,
+    on_step: Callable[[Step], None],
 ) -> Counts:
-    trained.train()
     total: Counts | None = None
-    for batch in batches.train(epoch):
-        with _autocast(batch.clip_B1THW.device, config):
-            logits_BK = trained(batch.clip_B1THW)
-        loss_B = loss(logits_BK, batch.label_B)
-        learner.optimizer.zero_grad(set_to_none=True)
-        loss_B.mean().backward()
-        nn.utils.clip_grad_norm_(learner.model.parameters(), config.max_grad_norm)
-        learner.optimizer.step()
-        learner.scheduler.step()
-        total = total or Counts.zero(logits_BK.device)
-        total.add(logits_BK.detach(), batch.label_B, loss_B)
+    # The loss of a step is read when the next one is on its way: a GPU never waits for it.
+    unread: tuple[int, float, torch.Tensor] | None = None
+
+    def read(number: int, lr: float, loss_of_step: torch.Tensor) -> None:
+        value = float(loss_of_step)
+        if not value <= EXPLODED:  # also where it is NaN
+            raise FloatingPointError(
+                f"The training loss became {value:g} in step {number} of epoch {epoch}, at a learning rate of {lr:.3g} "
+                f"for the classifier; lower `learning.lr` (={config.lr})."
+            )
+        on_step(Step(epoch, number, batches.num_train_steps, value, lr))
+
+    for number, batch in enumerate(batches.train(epoch), start=1):
+        lr = learner.optimizer.param_groups[0]["lr"]
+        total = total or Counts.zero(batch.clip_B1THW.device)
+        taken = step.take(learner, batch.clip_B1THW, batch.label_B, config, loss, total)
+        if unread is not None:
+            read(*unread)
+        unread = number, lr, taken
     assert total is not None, "an epoch has at least one step: a batch larger than the training set is refused"
+    assert unread is not None
+    read(*unread)
     return total
 
 
-def _check_finite(name: str, loss: float, epoch: int, config: LearningConfig) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"The {name} loss became {loss} in epoch {epoch}; lower `learning.lr` (={config.lr}).")
+def _settle_statistics(learner: Learner, batches: Batches, config: LearningConfig, epoch: int) -> None:
+    """BatchNorm's statistics as all workers evaluate with them."""
+    if config.precise_batch_norm:
+        device = next(learner.model.parameters()).device
+        clips = (batch.clip_B1THW for batch in itertools.islice(batches.train(epoch), config.precise_batch_norm))
+        with step.autocast(device, config):
+            averaging.take_statistics(learner.evaluated, clips, averaging.norms_that_learn(learner.model))
+    averaging.over_workers(learner.model)
+    if learner.average is not None:
+        averaging.over_workers(learner.average.module)
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, config: LearningConfig) -> Predictions:
-    """The predictions of all validation samples, the same on every worker. All workers must call it together."""
+def evaluate(model: nn.Module, scored: Iterable[ScoredBatch], num_samples: int, config: LearningConfig) -> Predictions:
+    """The predictions of all `num_samples` validation samples, the same on every worker.
+
+    `scored` are this worker's batches; all workers must call it together.
+    """
     model.eval()
-    scored: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for batch in batches.val():
-        with _autocast(batch.clip_B1THW.device, config):
-            logits_BK = model(batch.clip_B1THW)
-        scored.append((batch.index_B.to(logits_BK.device), logits_BK.float(), batch.label_B))
-    assert scored, "a split has at least one sample a worker"
-    index_N, logits_NK, target = (torch.cat(parts) for parts in zip(*scored, strict=True))
-    return Predictions.over_workers(index_N, logits_NK, target, batches.num_val_samples)
-
-
-def _autocast(device: torch.device, config: LearningConfig) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-
-
-@torch.no_grad()
-def _average_buffers(model: nn.Module) -> None:
-    """BatchNorm's running statistics, averaged over workers: each saw its own share, and all evaluate one network."""
-    if not dist.is_initialized():
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for batch in scored:
+        with step.autocast(batch.clip_B1THW.device, config):
+            logits = [model(part) for part in batch.clip_B1THW.split(config.micro_batch or len(batch.clip_B1THW))]
+        logits_BK = torch.cat(logits).float()
+        parts.append((batch.index_B.to(logits_BK.device), logits_BK, batch.label_B))
+    assert parts, "a split has at least one sample a worker"
+    index_N, logits_NK, target = (torch.cat(each) for each in zip(*parts, strict=True))
+    return Predictions.over_workers(index_N, logits_NK, target, num_samples)

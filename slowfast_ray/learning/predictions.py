@@ -3,7 +3,7 @@
 Metrics, confusions and intervals are computed from the whole, once, and not from the shares of workers: an average
 precision does not add up. Where several labels a sample are possible, the target is multi-hot; see learning/loss.py.
 
-Shapes: S validation samples, N those of one worker, J classes that are looked at, K classes.
+Shapes: S validation samples, N those of one worker, J classes that are looked at, K classes, V views.
 """
 
 import math
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -36,6 +37,11 @@ class PerClass:
     average_precision: float
     """Area under precision over recall, one class against the rest, as scikit-learn computes it: without interpolation;
     NaN where the class does not occur."""
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of recall and precision, 0 where both are; NaN where the class does not occur."""
+        return 2 * self.recall * self.num_samples / (self.num_samples + self.num_predicted or math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +101,23 @@ class Predictions:
             )
         return Predictions(logits_SK.cpu(), whole.float().cpu() if is_multi_hot(whole) else whole.cpu())
 
+    @staticmethod
+    def averaged(views: Sequence["Predictions"]) -> "Predictions":
+        """What several views of the same samples say together: the mean of their probabilities.
+
+        Its logits are the logarithms of these means, whose softmax gives the means back; with several labels a sample,
+        log(p / (1 - p)), whose sigmoid does. Raises ValueError without views, and where their truths differ.
+        """
+        if not views or any(not torch.equal(each.target, views[0].target) for each in views):
+            raise ValueError(f"`views` (={len(views)} predictions) must be 1 or more, of the same samples and truth.")
+        logits_VSK = torch.stack([each.logits_SK for each in views]).double()
+        if views[0].is_multi:
+            # The number of views cancels out.
+            logits_SK = F.logsigmoid(logits_VSK).logsumexp(dim=0) - F.logsigmoid(-logits_VSK).logsumexp(dim=0)
+        else:
+            logits_SK = logits_VSK.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views))
+        return Predictions(logits_SK.float(), views[0].target)
+
     @property
     def is_multi(self) -> bool:
         """Whether a sample can have several labels."""
@@ -124,6 +147,29 @@ class Predictions:
             counts.VAL_SAMPLES: len(self.logits_SK),
         }
 
+    def macro_f1(self) -> float:
+        """F1 averaged over the classes that occur among the labels; NaN where none does.
+
+        With one label a sample, the most likely class is said; with several, each class of a probability above 1/2.
+        """
+        is_true_SK, is_said_SK = self.is_true_SK(), self.is_said_SK()
+        num_right_K = (is_true_SK & is_said_SK).sum(dim=0).double()
+        f1_K = 2 * num_right_K / (is_true_SK.sum(dim=0) + is_said_SK.sum(dim=0))
+        return float(f1_K[is_true_SK.any(dim=0)].mean())
+
+    def probabilities_SK(self) -> torch.Tensor:
+        """float64 [S, K]: of each class; with one label a sample they add up to 1."""
+        logits_SK = self.logits_SK.double()
+        return logits_SK.sigmoid() if self.is_multi else logits_SK.softmax(dim=1)
+
+    def is_true_SK(self) -> torch.Tensor:
+        """bool [S, K]: the labels of each sample."""
+        return self.target > 0 if self.is_multi else _one_hot(self.target, self.logits_SK.shape[1])
+
+    def is_said_SK(self) -> torch.Tensor:
+        """bool [S, K]: the most likely class; with several labels a sample, each of a probability above 1/2."""
+        return self.logits_SK > 0 if self.is_multi else _one_hot(self.predicted_S(), self.logits_SK.shape[1])
+
     def predicted_S(self) -> torch.Tensor:
         """The most likely class of each sample, int64 [S]."""
         return self.logits_SK.argmax(dim=1)
@@ -146,8 +192,7 @@ class Predictions:
             raise ValueError(
                 f"`classes` (={len(classes)} names) must name the {self.logits_SK.shape[1]} of the logits."
             )
-        is_true_SK = self._is_true_SK()
-        is_said_SK = self.logits_SK > 0 if self.is_multi else _one_hot(self.predicted_S(), len(classes))
+        is_true_SK, is_said_SK = self.is_true_SK(), self.is_said_SK()
         return [
             PerClass(
                 name=name,
@@ -187,9 +232,6 @@ class Predictions:
         found.add(self.logits_SK, self.target, plain(self.logits_SK, self.target))
         return found
 
-    def _is_true_SK(self) -> torch.Tensor:
-        return self.target > 0 if self.is_multi else _one_hot(self.target, self.logits_SK.shape[1])
-
     def _average_precisions(self) -> list[float]:
         # Imported here: it takes a second, and a training on one label a sample, in every worker, does without.
         from sklearn.metrics import average_precision_score
@@ -200,7 +242,7 @@ class Predictions:
             scores_SK = scores_SK.log_softmax(dim=1)
         return [
             float(average_precision_score(is_true_S, scores_S)) if is_true_S.any() else math.nan
-            for is_true_S, scores_S in zip(self._is_true_SK().T.numpy(), scores_SK.T.numpy(), strict=True)
+            for is_true_S, scores_S in zip(self.is_true_SK().T.numpy(), scores_SK.T.numpy(), strict=True)
         ]
 
 

@@ -43,7 +43,10 @@ class _Flags:
     verbose: bool = False
     """Show the logs of Ray and of every step."""
 
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
+    # Every field takes its value, True and False included: a flag and its value are what MLflow shows.
+    experiment: Annotated[Experiment, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=Experiment
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,32 @@ class CompareFlags:
     """Folder of another [path]."""
 
 
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Flags of an evaluation, which trains nothing: the experiment is the checkpoint's own."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a checkpoint, or of a run or trial: then its best epoch [path]."""
+
+    clips: int = 1
+    """Clips of each sample, evenly from a quarter of their window before its keyframe to a quarter after [1 to 10]."""
+
+    crops: int = 1
+    """1: the whole frame. 3: crops at the beginning, in the middle and at the end of its longer side."""
+
+    out: Path | None = None
+    """Folder for the results [path of a new folder]. None: evaluation-EPOCH in the run's folder."""
+
+    root: str | None = None
+    """Dataset folder, where it lies elsewhere than in training [path]."""
+
+    track: bool = True
+    """Add the results to the run's entry in MLflow."""
+
+    verbose: bool = False
+    """Show the logs of every step."""
+
+
 Flags = TypeVar("Flags", TrainFlags, TuneFlags)
 
 
@@ -128,6 +157,14 @@ def parse_compare(docstring: str, arguments: Sequence[str] | None = None) -> Com
     with exits_cleanly():
         flags = tyro.cli(CompareFlags, args=arguments, description=docstring.splitlines()[0])
     quiet_logs(verbose=False)
+    return flags
+
+
+def parse_evaluate(docstring: str, arguments: Sequence[str] | None = None) -> EvaluateFlags:
+    """The flags of an evaluation, with the errors of `parse`."""
+    with exits_cleanly():
+        flags = tyro.cli(EvaluateFlags, args=arguments, description=docstring.splitlines()[0])
+    quiet_logs(verbose=flags.verbose)
     return flags
 
 

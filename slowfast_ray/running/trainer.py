@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from slowfast_ray.learning import checkpoint
+from slowfast_ray.learning import checkpoint, loop
+from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import preflight, scores, worker
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.tracking import State, Tracker
@@ -27,9 +28,16 @@ class Outcome:
 
 
 def fit(
-    ready: Ready, objective: str, *, resume: bool = False, verbose: bool = False, on_row: Callable[[Row], None]
+    ready: Ready,
+    objective: str,
+    *,
+    resume: bool = False,
+    verbose: bool = False,
+    on_row: Callable[[Row], None],
+    on_step: Callable[[Step], None] = loop.ignore,
 ) -> Outcome:
-    """Trains to the last planned epoch; `on_row` sees the row of every epoch as it comes.
+    """Trains to the last planned epoch; `on_row` sees the row of every epoch as it comes, `on_step` every step of a
+    single worker.
 
     With one worker it trains in this process, where a debugger works. However it ends, MLflow says so.
     """
@@ -56,7 +64,7 @@ def fit(
         tracker.log_missing_epochs(run_id, history)
         if experiment.run.num_workers == 1:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            worker.train(experiment, folder, objective, note, Place(device=device))
+            worker.train(experiment, folder, objective, note, Place(device=device), on_step)
         else:
             from slowfast_ray.running import group  # Ray Train takes a second to import
 

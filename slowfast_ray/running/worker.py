@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from slowfast_ray.data import dataset
-from slowfast_ray.data.batches import Batches
+from slowfast_ray.data.batches import Batch, Batches
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts, loop
+from slowfast_ray.learning import checkpoint, counts, loop, step
 from slowfast_ray.learning.checkpoint import Progress
-from slowfast_ray.learning.loop import Learner
+from slowfast_ray.learning.counts import Counts
+from slowfast_ray.learning.learner import Learner
+from slowfast_ray.learning.loop import Step
 from slowfast_ray.learning.loss import Loss
-from slowfast_ray.model import slowfast
+from slowfast_ray.model import freezing, slowfast
+from slowfast_ray.model.slowfast import SlowFast
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ BEST_EPOCH = "best_epoch"
 CHECKPOINT = "checkpoint"
 """Folder of the best epoch's checkpoint."""
 FINISHED = "finished"
-"""True in the row of the last planned epoch: a trial that ends without it was stopped."""
+"""True in the row of the last planned epoch, or of the one that ended a run early: a trial that ends without it was
+stopped from outside."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,31 @@ def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
     return experiment.override({"model.num_classes": len(data.classes)})
 
 
-def train(
-    experiment: Experiment, folder: Path, objective: str, report: Callable[[Row], None], place: Place | None = None
-) -> None:
-    """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch.
+@dataclass(frozen=True)
+class Prepared:
+    """What trains, before its first step: the wings, wired."""
 
-    Every worker reports the same metrics; only rank 0 writes checkpoints.
-    """
-    place = place or Place()
-    if place.num_threads is not None:
-        torch.set_num_threads(place.num_threads)
+    experiment: Experiment
+    """With its classes known."""
+    data: Dataset
+    batches: Batches
+    learner: Learner
+    loss: Loss
+
+    def train_step(self, batch: Batch) -> torch.Tensor:
+        """Moves the weights by one batch; gives its mean loss."""
+        total = Counts.zero(batch.clip_B1THW.device)
+        return step.take(self.learner, batch.clip_B1THW, batch.label_B, self.experiment.learning, self.loss, total)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Puts the network into the state in which it trains in an epoch, counted from 1."""
+        assert isinstance(self.learner.model, SlowFast)
+        freezing.begin_epoch(self.learner.model, self.experiment.model, epoch)
+
+
+def prepare(experiment: Experiment, place: Place) -> Prepared:
+    """Reads the data and builds the network that `experiment` describes, with the weights that it starts from."""
+    _compute_as(experiment, place)
     data = dataset.load(experiment.data)
     experiment = with_classes(experiment, data)
     torch.manual_seed(experiment.run.seed)
@@ -86,24 +104,73 @@ def train(
         rank=place.rank,
         num_workers=place.num_workers,
     )
-    learner = Learner.start(model, experiment.learning, batches.num_train_steps)
-    progress = _continue(learner, folder, Progress(classes=list(data.classes), objective=objective))
+    learner = Learner.start(
+        model,
+        experiment.learning,
+        batches.num_train_steps,
+        num_workers=place.num_workers,
+        depth_of=freezing.depth_of,
+    )
+    num_train_K = data.train.num_per_class_K(len(data.classes))
+    loss = Loss.of(experiment.learning, num_train_K, len(data.train), place.device)
+    return Prepared(experiment, data, batches, learner, loss)
+
+
+def _compute_as(experiment: Experiment, place: Place) -> None:
+    """Settings of this whole process; Tune trains one trial after the other in it."""
+    is_deterministic = experiment.run.deterministic
+    if is_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(is_deterministic)
+    if is_deterministic and place.device.type == "cpu":
+        torch.set_num_threads(1)  # threads add in another order on a machine with other cores
+    elif place.num_threads is not None:
+        torch.set_num_threads(place.num_threads)
+
+
+def train(
+    experiment: Experiment,
+    folder: Path,
+    objective: str,
+    report: Callable[[Row], None],
+    place: Place | None = None,
+    on_step: Callable[[Step], None] = loop.ignore,
+) -> None:
+    """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch.
+
+    Every worker reports the same metrics; only rank 0 writes checkpoints.
+    """
+    place = place or Place()
+    ready = prepare(experiment, place)
+    experiment, learner = ready.experiment, ready.learner
+    progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
     if place.rank > 0:  # each worker drops other features; rank 0 goes on with the generator of the checkpoint
         torch.manual_seed((experiment.run.seed * 1_000 + place.rank) * 100_000 + progress.epoch)
-    if progress.epoch >= experiment.learning.num_epochs:  # whoever restarted it still waits for a row
+    if is_finished(progress, experiment):  # whoever restarted it still waits for a row
         report(row_of(progress, folder, experiment))
         return
-    num_train_K = data.train.num_per_class_K(len(data.classes))
-    objective_loss = Loss.of(experiment.learning, num_train_K, len(data.train), place.device)
-    trained = None
-    if place.num_workers > 1:
-        # BatchNorm keeps each worker's own statistics; the loop averages them before it evaluates.
-        trained = DistributedDataParallel(model, broadcast_buffers=False)
-    for result in loop.epochs(learner, batches, experiment.learning, objective_loss, trained):
+    results = loop.epochs(
+        learner,
+        ready.batches,
+        experiment.learning,
+        ready.loss,
+        begin_epoch=lambda _, epoch: ready.begin_epoch(epoch),
+        on_step=on_step,
+    )
+    for result in results:
         _note(progress, result)
         if place.rank == 0:
             checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
         report(row_of(progress, folder, experiment))
+        if is_finished(progress, experiment):
+            break
+
+
+def is_finished(progress: Progress, experiment: Experiment) -> bool:
+    """Whether the last planned epoch is done, or the last one that early stopping allows."""
+    patience = experiment.learning.early_stop
+    is_stopped = patience is not None and progress.epoch - progress.best_epoch >= patience
+    return progress.epoch >= experiment.learning.num_epochs or is_stopped
 
 
 def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
@@ -133,5 +200,5 @@ def row_of(progress: Progress, folder: Path, experiment: Experiment) -> Row:
         BEST_VALUE: progress.best_value,
         BEST_EPOCH: progress.best_epoch,
         CHECKPOINT: os.fspath(checkpoint.path(folder, progress.best_epoch)),
-        FINISHED: progress.epoch >= experiment.learning.num_epochs,
+        FINISHED: is_finished(progress, experiment),
     }

@@ -257,10 +257,10 @@ def evaluate_share(rank: int, folder: str) -> None:
     """What one of two processes does: the whole from its half, then a sample that both score."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for made in (one_label, several_labels):
-        found = loop.evaluate(nn.Flatten(), Share(made(11), rank, 2), LearningConfig())
+        found = loop.evaluate(nn.Flatten(), Share(made(11), rank, 2).val(), 11, LearningConfig())
         found.save(Path(folder) / f"{made.__name__}-{rank}")
     with pytest.raises(RuntimeError, match=r"11 were not: sample 0 was scored 2 times"):
-        loop.evaluate(nn.Flatten(), Share(one_label(11), 0, 1), LearningConfig())
+        loop.evaluate(nn.Flatten(), Share(one_label(11), 0, 1).val(), 11, LearningConfig())
     dist.destroy_process_group()
 
 

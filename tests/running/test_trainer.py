@@ -78,7 +78,7 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     checkpoint.load_weights(folder, model)
     data = worker.dataset.load(experiment.data)
     batches = worker.Batches(data, experiment.data, batch_size=8, seed=0, device=torch.device("cpu"))
-    found = worker.loop.evaluate(model, batches, experiment.learning)
+    found = worker.loop.evaluate(model, batches.val(), batches.num_val_samples, experiment.learning)
     assert found.metrics()["val/top1"] == pytest.approx(outcome.row[worker.BEST_VALUE])
     assert len(found.target) == len(data.val)
 

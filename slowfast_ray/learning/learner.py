@@ -1,0 +1,62 @@
+"""A network on its way: the weights, and what moves them."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from slowfast_ray.learning import averaging
+from slowfast_ray.learning.config import LearningConfig
+from slowfast_ray.learning.optimizer import DepthOf, all_alike
+from slowfast_ray.learning.optimizer import build as build_optimizer
+
+
+@dataclass
+class Learner:
+    """A network on its way: what changes from step to step, and what a checkpoint therefore holds."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    micro_batch: int
+    """Clips that go through the network at once on this worker; all workers have the same."""
+    average: AveragedModel | None = None
+    """Of the weights over the steps, where they are averaged."""
+    scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
+    num_epochs_done: int = 0
+
+    @staticmethod
+    def start(
+        model: nn.Module,
+        config: LearningConfig,
+        num_train_steps: int,
+        *,
+        num_workers: int = 1,
+        depth_of: DepthOf = all_alike,
+    ) -> "Learner":
+        """A learner before its first step. Raises ValueError where the device cannot compute in `config.precision`."""
+        device = next(model.parameters()).device
+        check_precision(config, device.type)
+        return Learner(
+            model,
+            *build_optimizer(model, config, num_train_steps * config.num_epochs, depth_of),
+            micro_batch=config.micro_batch or config.batch_size // num_workers,
+            average=averaging.start(model, config.ema_decay) if config.ema_decay else None,
+            scaler=GradScaler(device.type, enabled=config.precision == "fp16"),
+        )
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the average, or the one that trains."""
+        return self.model if self.average is None else self.average.module
+
+
+def check_precision(config: LearningConfig, device_type: str) -> None:
+    """Raises ValueError where a kind of device cannot train in `config.precision`."""
+    if config.precision == "fp16" and device_type != "cuda":
+        raise ValueError(
+            f"`learning.precision` (=fp16) needs a GPU, but this trains on {device_type}; choose fp32 or bf16."
+        )
