@@ -137,6 +137,25 @@ def paired_bootstrap(
     return _bootstrap(lambda weight_RS: of_a(weight_RS) - of_b(weight_RS), block_S, seed, num_resamples)
 
 
+def paired_top1(
+    right_a_S: npt.ArrayLike,
+    right_b_S: npt.ArrayLike,
+    block_S: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Interval:
+    """By how much larger the share of samples that model a has right is than model b's, from the same draws of blocks.
+
+    With fewer than two blocks, the bounds are NaN. Raises ValueError where the lengths differ or are 0.
+    """
+    right_a_S, right_b_S, block_S = _same_length(right_a_S=right_a_S, right_b_S=right_b_S, block_S=block_S)
+    lead_S1 = (right_a_S.astype(float) - right_b_S.astype(float))[:, None]
+    return _bootstrap(
+        lambda weight_RS: weight_RS @ lead_S1 / weight_RS.sum(axis=1, keepdims=True), block_S, seed, num_resamples
+    )
+
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From how often each draw holds each sample, [R, S], to what it scores on each class, [R, K]; NaN where a draw holds
 no sample of the class."""

@@ -60,11 +60,10 @@ class SlowFast(nn.Module):
     def forward(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """Logits of a batch of clips."""
         pathways: list[torch.Tensor] | torch.Tensor = [self._slow(clip_BCTHW), clip_BCTHW]
-        for block in self.blocks:
-            if self._recomputes and torch.is_grad_enabled():
-                pathways = checkpoint(
-                    block, pathways, use_reentrant=False, context_fn=lambda block=block: _computed_again(block)
-                )  # pyright: ignore[reportAssignmentType]
+        for number, block in enumerate(self.blocks):
+            if self._recomputes and torch.is_grad_enabled() and number < NUM_STAGES:
+                assert isinstance(pathways, list), "stages give both pathways"
+                pathways = _checkpointed(block, pathways)
             else:
                 pathways = block(pathways)
         assert isinstance(pathways, torch.Tensor)
@@ -78,14 +77,23 @@ class SlowFast(nn.Module):
         return clip_BCTHW[:, :, torch.linspace(0, num_frames - 1, num_frames // self._alpha).long()]
 
 
-def _computed_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the first pass through a block nothing special; for the one on the way back, which sees the same clips:
+def _checkpointed(stage: nn.Module, pathways: list[torch.Tensor]) -> list[torch.Tensor]:
+    return checkpoint(  # pyright: ignore[reportReturnType]
+        lambda *parts: stage(list(parts)),  # a list of its own: the stage puts its results there
+        *pathways,
+        use_reentrant=False,
+        context_fn=lambda: _computed_again(stage),
+    )
+
+
+def _computed_again(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the first pass through a stage nothing special; for the one on the way back, which sees the same clips:
     BatchNorm's running statistics have taken them in already, and stand still.
     """
 
     @contextmanager
     def with_statistics_at_rest() -> Iterator[None]:
-        norms = [each for each in block.modules() if isinstance(each, nn.BatchNorm3d)]
+        norms = [each for each in stage.modules() if isinstance(each, nn.BatchNorm3d)]
         momenta = [each.momentum for each in norms]
         for each in norms:
             each.momentum = 0.0

@@ -231,3 +231,17 @@ def test_five_hundred_samples_take_no_time() -> None:
     started = time.process_time()
     intervals.mean_class(label_S, predicted_S, np.arange(500))
     assert time.process_time() - started < 0.5
+
+
+def test_the_lead_in_top1_is_the_difference_of_the_shares_and_its_bounds_are_paired() -> None:
+    right_b_S = np.arange(60) % 3 == 0
+    right_a_S = right_b_S | (np.arange(60) % 3 == 1)
+    # In each block of six, a has two more right than b: however blocks are drawn, the lead is a third.
+    found = intervals.paired_top1(right_a_S, right_b_S, np.arange(60) // 6)
+    assert (found.value, found.low, found.high) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    # The lead of one block alone is uncertain, and may be none.
+    right_a_S = right_b_S.copy()
+    right_a_S[:6] = True
+    found = intervals.paired_top1(right_a_S, right_b_S, np.arange(60) // 6)
+    assert found.value == pytest.approx(4 / 60)
+    assert found.low == 0 < found.value < found.high < 1 / 3

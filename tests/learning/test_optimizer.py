@@ -10,7 +10,7 @@ from torch import nn
 from slowfast_ray.learning import optimizer
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.schedule import factor
-from slowfast_ray.model import slowfast
+from slowfast_ray.model import freezing, slowfast
 from slowfast_ray.model.config import ModelConfig
 
 
@@ -80,3 +80,23 @@ def test_every_group_follows_the_schedule_from_the_first_step_on(warmup_fraction
         built.step()
         scheduler.step()
     assert [group["lr"] for group in built.param_groups] == pytest.approx([0] * 2)
+
+
+def test_each_stage_learns_slower_than_the_next_towards_the_classifier() -> None:
+    model = slowfast.build(ModelConfig(width=0.125, num_classes=3))
+    config = LearningConfig(lr=0.4, backbone_lr=0.5, layer_decay=0.7, warmup_fraction=0)
+    built, _ = optimizer.build(model, config, 10, freezing.depth_of)
+    rates = {id(each): group["lr"] for group in built.param_groups for each in group["params"]}
+    names = dict(model.named_parameters())
+    assert len(rates) == len(names)
+    for name, each in names.items():
+        depth = freezing.depth_of(name)
+        assert rates[id(each)] == pytest.approx(0.4 if depth == 0 else 0.4 * 0.5 * 0.7**depth), name
+    assert built.param_groups[0]["lr"] == 0.4, "what is reported is the classifier's"
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(8, 0.1), (32, 0.4), (2, 0.025)])
+def test_the_rate_grows_with_the_batch_that_it_is_meant_for(batch_size: int, expected: float) -> None:
+    config = LearningConfig(lr=0.1, lr_batch=8, batch_size=batch_size, warmup_fraction=0)
+    built, _ = optimizer.build(tiny(), config, 10)
+    assert [group["lr"] for group in built.param_groups] == pytest.approx([expected] * 2)

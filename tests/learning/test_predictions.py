@@ -99,6 +99,55 @@ def test_validation_reports_every_metric_that_a_search_may_look_for(made: Callab
     assert {type(value) for value in reported.values()} == {int, float}
 
 
+@pytest.mark.parametrize("made", [one_label, several_labels])
+def test_macro_f1_is_scikit_learns_over_the_classes_that_occur(made: Callable[[], Predictions]) -> None:
+    found = made()
+    truth, said = (found.target, found.is_said_SK()) if found.is_multi else (found.target, found.predicted_S())
+    expected = metrics.f1_score(truth.numpy(), said.numpy(), labels=list(range(6)), average="macro")
+    assert found.macro_f1() == pytest.approx(expected)
+    rows = found.per_class([f"class {k}" for k in range(7)])
+    assert sum(row.f1 for row in rows[:6]) / 6 == pytest.approx(expected)
+    assert math.isnan(rows[6].f1)
+
+
+def test_macro_f1_without_any_label_is_unknown() -> None:
+    assert math.isnan(Predictions(torch.zeros(3, 2), torch.zeros(3, 2)).macro_f1())
+
+
+@pytest.mark.parametrize("made", [one_label, several_labels])
+def test_views_are_averaged_as_probabilities(made: Callable[..., Predictions]) -> None:
+    first, other = made(), made(seed=1)
+    second = Predictions(4 * other.logits_SK, first.target)
+    found = Predictions.averaged([first, second, second])
+    expected = (first.probabilities_SK() + 2 * second.probabilities_SK()) / 3
+    torch.testing.assert_close(found.probabilities_SK(), expected, rtol=1e-5, atol=1e-7)
+    assert found.predicted_S().tolist() == expected.argmax(dim=1).tolist()
+    assert not torch.equal(found.predicted_S(), (first.logits_SK + 2 * second.logits_SK).argmax(dim=1))
+
+
+@pytest.mark.parametrize("made", [one_label, several_labels])
+def test_the_average_of_one_view_is_that_view(made: Callable[[], Predictions]) -> None:
+    alone = made()
+    found = Predictions.averaged([alone])
+    assert found.metrics() == pytest.approx(alone.metrics(), rel=1e-5)
+    torch.testing.assert_close(found.probabilities_SK(), alone.probabilities_SK(), rtol=1e-5, atol=1e-7)
+
+
+def test_views_that_are_certain_stay_finite() -> None:
+    logits_SK = torch.tensor([[2000.0, 0.0, -2000.0]])
+    one = Predictions.averaged([Predictions(logits_SK, torch.tensor([0]))] * 2)
+    several = Predictions.averaged([Predictions(logits_SK, torch.tensor([[1.0, 0.0, 0.0]]))] * 2)
+    assert one.logits_SK.isfinite().all()
+    assert several.logits_SK.isfinite().all()
+
+
+def test_views_must_be_of_the_same_samples() -> None:
+    with pytest.raises(ValueError, match=r"`views` \(=0 predictions\)"):
+        Predictions.averaged([])
+    with pytest.raises(ValueError, match="same samples and truth"):
+        Predictions.averaged([one_label(), one_label(seed=1)])
+
+
 def test_without_any_label_there_is_no_average_precision() -> None:
     assert math.isnan(Predictions(torch.zeros(3, 2), torch.zeros(3, 2)).metrics()["val/mean_ap"])
 

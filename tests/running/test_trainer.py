@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
@@ -86,7 +87,18 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
 def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     tiny: Experiment, tmp_path: Path, own_ray_folder: Path, call_script: Callable[..., None]
 ) -> None:
-    experiment = tiny.override({"learning.num_epochs": 4})
+    # With all that has a memory of its own: momentum, averages, mixing, and gradients that add up.
+    experiment = tiny.override(
+        {
+            "learning.num_epochs": 4,
+            "learning.ema_decay": 0.9,
+            "learning.micro_batch": 4,
+            "learning.mixup": 0.4,
+            "learning.cutmix": 1.0,
+            "learning.precise_batch_norm": 1,
+            "run.deterministic": True,
+        }
+    )
     flags = [*flags_of(experiment), "--name", "killed"]
     killed = subprocess.Popen(
         [sys.executable, ROOT / "experiments" / "train_thermal.py", *flags],
@@ -98,11 +110,14 @@ def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     killed.wait()
     done = len(history(tmp_path / "runs" / "killed"))
     assert 1 <= done < 4, "killed too late to prove anything"
-    torch.set_num_threads(1)  # as in the killed process: sums over threads add in another order
     call_script("train_thermal", *flags, "--resume")
     fit(experiment, "whole")
 
     assert history(tmp_path / "runs" / "killed") == history(tmp_path / "runs" / "whole")
+    for found, expected in zip(*(all_weights(tmp_path / "runs" / name) for name in ("killed", "whole")), strict=True):
+        assert found.keys() == expected.keys()
+        for name, each in found.items():
+            assert torch.equal(each, expected[name]), name
     assert experiment.run.tracking_uri is not None
     runs = runs_in(experiment.run.tracking_uri)
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"], "the resumed run is the same MLflow run"
@@ -110,6 +125,16 @@ def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "val/loss")
         assert [point.step for point in points] == [1, 2, 3, 4], "each epoch once"
+
+
+def all_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Of a run's last epoch: the average, and the network that trained."""
+    newest = checkpoint.newest(folder)
+    assert newest is not None
+    training = torch.load(newest / "training.pt", weights_only=True)["model"]
+    average = load_file(newest / "weights.safetensors")
+    assert any(not torch.equal(average[name], training[name]) for name in average)
+    return average, training
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
@@ -148,6 +173,40 @@ def test_the_printed_command_survives_odd_folders(tiny: Experiment, monkeypatch:
     flags = commands.parse(commands.TrainFlags, "?", words[2:])
     assert flags.experiment == odd.override({"model.num_classes": None})
     assert flags.metric == "val/loss"
+
+
+def test_a_run_ends_early_where_nothing_gets_better_and_stays_ended(tiny: Experiment, tmp_path: Path) -> None:
+    # With a rate of next to nothing the same clips are right in each epoch: the first one stays the best.
+    experiment = tiny.override(
+        {"learning.num_epochs": 9, "learning.early_stop": 2, "learning.lr": 1e-30, "model.batch_norm": "frozen"}
+    )
+    outcome = fit(experiment, "one")
+    assert (outcome.row[worker.BEST_EPOCH], outcome.row[worker.EPOCH]) == (1, 3)
+    assert outcome.row[worker.FINISHED] is True
+    (run,) = runs_in(outcome.tracking_uri)
+    assert run.info.status == "FINISHED"
+    assert fit(experiment, "one", resume=True).row[worker.EPOCH] == 3
+
+
+def test_memory_that_runs_out_halves_the_clips_at_once_for_the_whole_run(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = slowfast.SlowFast.forward
+    tried: list[int] = []
+
+    def with_room_for_two(model: slowfast.SlowFast, clip_B1THW: torch.Tensor) -> torch.Tensor:
+        if model.training:
+            tried.append(len(clip_B1THW))
+            if len(clip_B1THW) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, clip_B1THW)
+
+    monkeypatch.setattr(slowfast.SlowFast, "forward", with_room_for_two)
+    experiment = tiny.override({"learning.num_epochs": 2})
+    fit(experiment, "one")
+    assert tried[:3] == [8, 4, 2]
+    assert set(tried[3:]) == {2}, "it is found once"
+    assert [row["train/micro_batch"] for row in history(tmp_path / "runs" / "one")] == [2, 2]
 
 
 def test_a_run_is_not_resumed_as_another_experiment(tiny: Experiment) -> None:

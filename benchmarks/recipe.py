@@ -1,0 +1,190 @@
+"""What does each ingredient of the recipe give on the thermal dataset, once nothing leaks?
+
+Trains the laptop preset on person crops of the purged split, without and with each ingredient, over all folds; every
+sample validates once a seed, and folds are pooled. Values are of the last epoch: nothing was chosen on the validation
+samples. Differences are paired: the same fold, seed and samples with and without the ingredient. Views cost no
+training: the networks of the first row are evaluated again. Runs that are done lie in --out and are not repeated.
+
+Run       python benchmarks/recipe.py --root PATH --out FOLDER
+Cost      about 90 minutes on two CPU cores for three seeds
+Expected  benchmarks/results/recipe_*.txt
+"""
+
+import itertools
+import multiprocessing
+import os
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import torch
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.data.views import views
+from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.learning import checkpoint, counts, intervals
+from slowfast_ray.running import evaluating, worker
+from slowfast_ray.running.scores import Pooled
+from slowfast_ray.running.worker import Place
+
+NUM_FOLDS = 3
+NOTHING = "nothing more"
+
+PLAIN: dict[str, Any] = {
+    "learning.lr": 0.05,
+    "learning.batch_size": 8,
+    "learning.optimizer": "sgd",
+    "model.dropout": 0.2,
+    "learning.ema_decay": 0.0,
+}
+"""What the ingredients are added to, whatever the preset has become since."""
+
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    NOTHING: {},
+    "ema_decay 0.98": {"learning.ema_decay": 0.98},
+    "mixup 0.2": {"learning.mixup": 0.2},
+    "class_balance 0.5": {"data.class_balance": 0.5},
+    "layer_decay 0.8": {"learning.layer_decay": 0.8},
+    "lr 0.1, dropout 0, ema 0.98": {"learning.lr": 0.1, "model.dropout": 0.0, "learning.ema_decay": 0.98},
+}
+
+VIEWS = {"3 clips": (3, 1), "3 crops": (1, 3), "3 clips x 3 crops": (3, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What to train."""
+
+    root: Path
+    """Folder of the thermal dataset."""
+
+    out: Path
+    """Folder for the runs; what is there already is not trained again."""
+
+    seeds: int = 3
+    """Trainings of each fold [count]."""
+
+    num_epochs: int = 12
+    """Length of each training [epochs]."""
+
+    processes: int | None = None
+    """Trainings at once. None: one a core, or one on a GPU [count]."""
+
+
+def experiment_of(flags: Flags, ingredient: str, fold: int, seed: int) -> Experiment:
+    """One run of the table."""
+    plain = LAPTOP.override(PLAIN)
+    return plain.override(
+        {
+            "data.root": str(flags.root.absolute()),
+            "data.split": "purged",
+            "data.num_folds": NUM_FOLDS,
+            "data.fold": fold,
+            # Views reach a quarter of a clip further on each side: purged for all rows, so that all train alike.
+            "data.purge_window": 1.5 * plain.data.window,
+            "data.labels": "person",
+            "data.height": 32,
+            "data.width": 32,
+            "learning.num_epochs": flags.num_epochs,
+            "run.seed": seed,
+            **INGREDIENTS[ingredient],
+        }
+    )
+
+
+def train(experiment: Experiment, folder: Path) -> None:
+    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Of a run that was trained above."""
+    newest = checkpoint.newest(folder)
+    assert newest is not None, f"{folder} was trained"
+    return newest
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
+    flags.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    runs: dict[tuple[str, int, int], tuple[Experiment, Path]] = {}
+    for seed, ingredient, fold in itertools.product(range(flags.seeds), INGREDIENTS, range(NUM_FOLDS)):
+        folder = flags.out / f"{ingredient.replace(' ', '-').replace(',', '')}-fold{fold}-seed{seed}"
+        runs[ingredient, fold, seed] = experiment_of(flags, ingredient, fold, seed), folder
+    num_processes = flags.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, _ in enumerate(pool.map(train, *zip(*runs.values(), strict=True)), start=1):
+            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+
+    data = [dataset.load(experiment_of(flags, NOTHING, fold, 0).data) for fold in range(NUM_FOLDS)]
+    rows: dict[str, Pooled] = {}
+    for ingredient in INGREDIENTS:
+        rows[ingredient] = pooled(
+            data, flags.seeds, lambda fold, seed, name=ingredient: saved(runs[name, fold, seed][1])
+        )
+    for name, (num_clips, num_crops) in VIEWS.items():
+        rows[name] = pooled(
+            data,
+            flags.seeds,
+            lambda fold, seed, num=(num_clips, num_crops): seen(runs[NOTHING, fold, seed][1], data[fold], *num),
+        )
+    show(rows, flags)
+
+
+def pooled(data: list[Dataset], num_seeds: int, predicted: Any) -> Pooled:
+    """All folds together, from `predicted(fold, seed)` -> int64 [S]."""
+    return Pooled.of(
+        [(each, np.stack([predicted(fold, seed) for seed in range(num_seeds)])) for fold, each in enumerate(data)]
+    )
+
+
+def saved(folder: Path) -> np.ndarray:
+    """What the last epoch of a run said, int64 [S]."""
+    return checkpoint.read_predictions(last_checkpoint(folder)).predicted_S().numpy()
+
+
+def seen(folder: Path, data: Dataset, num_clips: int, num_crops: int) -> np.ndarray:
+    """What the network of the last epoch says from several views, int64 [S]."""
+    found = evaluating.predict(last_checkpoint(folder), data, views(num_clips, num_crops))
+    return found.predicted_S().numpy()
+
+
+def show(rows: dict[str, Pooled], flags: Flags) -> None:
+    """The table."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("recipe", "top-1", "sd", "difference", "mean-class"):
+        table.add_column(column, no_wrap=True)
+    plain = rows[NOTHING]
+    for name, each in rows.items():
+        difference = ""
+        if name != NOTHING:
+            labels_N, blocks_N = (np.tile(every, flags.seeds) for every in (plain.labels_S, plain.blocks_S))
+            found = intervals.paired_top1(
+                each.predicted_RS.reshape(-1) == labels_N, plain.predicted_RS.reshape(-1) == labels_N, blocks_N
+            )
+            difference = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        table.add_row(name, str(each.top1()), f"{each.spread():.3f}", difference, str(each.mean_class()))
+    rich.print(table)
+    print(
+        f"Person crops, purged split, {NUM_FOLDS} folds pooled, {flags.seeds} seed(s), the last of "
+        f"{flags.num_epochs} epochs.\n"
+        "Difference: of top-1, to the first row, paired; 95 % intervals by bootstrap over stretches of 10 s.\n"
+        "sd: of top-1 over seeds."
+    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
+
+
+if __name__ == "__main__":
+    main()
