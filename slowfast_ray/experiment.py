@@ -92,6 +92,28 @@ class Experiment:
                 "folded into one when they are loaded."
             )
 
+    def warnings(self) -> list[str]:
+        """Settings that were changed and do nothing beside the others, and settings that cannot be meant together."""
+        found = self.data.without_effect() + self.model.without_effect() + self.learning.without_effect()
+        model, learning = self.model, self.learning
+        if learning.precise_batch_norm and model.batch_norm != "train":
+            found.append(
+                f"`learning.precise_batch_norm` (={learning.precise_batch_norm}) has no effect, since "
+                f"model.batch_norm is {model.batch_norm}."
+            )
+        if (learning.mixup or learning.cutmix) and learning.batch_size // self.run.num_workers < 2:
+            found.append(
+                "`learning.mixup` and `learning.cutmix` have no effect, since each worker has a single clip of a batch."
+            )
+        if model.weights is None:
+            for name, value, plain in (
+                ("freeze_stages", model.freeze_stages, 0),
+                ("batch_norm", model.batch_norm, "train"),
+            ):
+                if value != plain:
+                    found.append(f"`model.{name}` (={value}) keeps what was never learnt, since model.weights is None.")
+        return found
+
     def flatten(self) -> dict[str, Value]:
         """All fields under their dotted names, in the order of the classes."""
         return {
@@ -195,3 +217,15 @@ GPU = Experiment(
     learning=LearningConfig(lr=0.01, batch_size=8, precision="bf16"),
 )
 """The paper's SlowFast R50 at 256 x 384, in bf16: the size that published Kinetics weights have."""
+
+EARLIER = Experiment(
+    data=DataConfig(clip_len=64, frame_interval=1, height=256, width=384, min_celsius=5.0, max_celsius=45.0),
+    model=ModelConfig(width=1.0, alpha=8, lateral_kernel=5, lateral_norm=False, slow_frames="every", dropout=0.8),
+    learning=LearningConfig(
+        lr=0.005, backbone_lr=0.1, optimizer="sgd", batch_size=8, num_epochs=100, warmup_fraction=0.1, early_stop=20
+    ),
+)
+"""The earlier system's recipe for this sensor, as far as it is known: MMAction2's SlowFast R50 4x16, hand-tuned, from
+Kinetics weights, which `model.weights` names. Not known are its batch size (8 here), its precision (fp32 here) and its
+augmentation (the defaults here). The 11.6 GB of GPU memory that it took would be 4 clips at once in fp32, or 8 in 16
+bits (model/cost.py)."""

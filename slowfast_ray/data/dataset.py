@@ -99,7 +99,7 @@ class Dataset:
         )
 
     def warnings(self) -> list[str]:
-        """What a user should know before they trust the result: settings without effect, classes without training."""
+        """What a user should know before they trust the result: classes without training."""
         num_train_K = self.train.num_per_class_K(len(self.classes))
         num_val_K = self.val.num_per_class_K(len(self.classes))
         unlearnt = [
@@ -107,10 +107,9 @@ class Dataset:
             for name, trained, num in zip(self.classes, num_train_K, num_val_K, strict=True)
             if trained == 0 and num > 0
         ]
-        found = self.config.without_effect()
-        if unlearnt:
-            found.append(f"No training sample, so that they are always missed: {', '.join(unlearnt)}.")
-        return found
+        if not unlearnt:
+            return []
+        return [f"No training sample, so that they are always missed: {', '.join(unlearnt)}."]
 
     def members_json(self) -> str:
         """Which samples train, validate, and were left out, by their ids."""

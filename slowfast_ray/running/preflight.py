@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from slowfast_ray.data import audit, baselines, dataset
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
+from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.running import scores, storage, tracking, worker
 from slowfast_ray.running.scores import Score
 
@@ -41,7 +44,7 @@ class Ready:
     def warnings(self) -> list[str]:
         """What a user should know before they trust the result, and settings that do nothing."""
         experiment = self.experiment
-        found = self.data.warnings() + experiment.model.without_effect() + experiment.learning.without_effect()
+        found = self.data.warnings() + experiment.warnings()
         corrections = [
             f"`{name}` (={value})"
             for name, value, plain in (
@@ -130,7 +133,11 @@ def check(
 
 
 def check_against(experiment: Experiment, data: Dataset) -> None:
-    """Raises ValueError where the dataset is too small for a batch or for the workers."""
+    """Raises ValueError where the dataset is too small for a batch or for the workers, or the device cannot compute as
+    asked; what the machines of a cluster can do is asked there.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        check_precision(experiment.learning, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size, num_workers = experiment.learning.batch_size, experiment.run.num_workers
     if batch_size > len(data.train):
         raise ValueError(

@@ -92,6 +92,16 @@ def test_the_first_lines_warn_and_say_what_to_beat(tiny: Experiment, capsys: pyt
         ({"learning.class_weights": "effective_number", "learning.effective_number_beta": 0.5}, ""),
         ({"data.class_balance": 0.5, "learning.class_weights": "inverse_frequency"}, "correct the same imbalance"),
         ({"data.class_balance": 0.5}, ""),
+        ({"model.unfreeze_every": 2}, "`model.unfreeze_every` (=2) has no effect"),
+        ({"model.weights_partial": True}, "`model.weights_partial` (=True) has no effect"),
+        ({"model.freeze_stages": 3}, "keeps what was never learnt, since model.weights is None"),
+        ({"model.batch_norm": "frozen"}, "`model.batch_norm` (=frozen) keeps what was never learnt"),
+        (
+            {"model.batch_norm": "frozen", "learning.precise_batch_norm": 9},
+            "`learning.precise_batch_norm` (=9) has no effect",
+        ),
+        ({"learning.batch_size": 1, "learning.mixup": 0.2}, "each worker has a single clip"),
+        ({"learning.mixup": 0.2}, ""),
     ],
 )
 def test_settings_without_effect_are_named(tiny: Experiment, changes: dict[str, object], warned: str) -> None:

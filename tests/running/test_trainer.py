@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts
+from slowfast_ray.learning import checkpoint, counts, step
 from slowfast_ray.model import slowfast
 from slowfast_ray.running import commands, preflight, trainer, worker
 from tests.running import gloo
@@ -207,6 +207,29 @@ def test_memory_that_runs_out_halves_the_clips_at_once_for_the_whole_run(
     assert tried[:3] == [8, 4, 2]
     assert set(tried[3:]) == {2}, "it is found once"
     assert [row["train/micro_batch"] for row in history(tmp_path / "runs" / "one")] == [2, 2]
+
+
+def test_a_clip_that_fits_nowhere_ends_the_run_with_what_would(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_room(model: slowfast.SlowFast, clip_B1THW: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    forward = slowfast.SlowFast.forward
+    monkeypatch.setattr(slowfast.SlowFast, "forward", without_room)
+    # The estimate itself runs the network, in its own way.
+    estimate = worker.cost.estimate
+
+    def with_room(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(slowfast.SlowFast, "forward", forward)
+        return estimate(*arguments, **options)
+
+    monkeypatch.setattr(worker.cost, "estimate", with_room)
+    expected = r"one clip.*`data.clip_len` \(=8\).*needs about [\d.]+ GiB.*Try .+"
+    with pytest.raises(step.DoesNotFitError, match=expected):
+        fit(tiny, "one")
+    assert tiny.run.tracking_uri is not None
+    assert [run.info.status for run in runs_in(tiny.run.tracking_uri)] == ["FAILED"]
 
 
 def test_a_run_is_not_resumed_as_another_experiment(tiny: Experiment) -> None:
