@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: tune test test-fast lint setup
 
 tune: $(READY)
-	$(VENV)/bin/python experiments/tune_thermal.py
+	$(VENV)/bin/python experiments/tune_thermal.py --learning.num-epochs 12
 
 test: test-fast
 	$(VENV)/bin/python -m pytest -m ray

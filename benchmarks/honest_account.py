@@ -41,6 +41,14 @@ PERSON = {"data.labels": "person", "data.height": 32, "data.width": 32}
 
 Labels = Literal["majority", "person"]
 
+RECIPE_BEFORE: dict[str, Any] = {
+    "learning.lr": 0.05,
+    "learning.num_epochs": 12,
+    "learning.ema_decay": 0.0,
+    "model.dropout": 0.2,
+}
+"""The laptop preset's recipe when this was measured; docs/recipe.md tells what has become of it."""
+
 SHORT, LONG = "SlowFast, laptop preset", "SlowFast, 30 epochs, half balanced"
 RECIPES: dict[str, dict[str, Any]] = {SHORT: {}, LONG: {"learning.num_epochs": 30, "data.class_balance": 0.5}}
 """The second for person crops alone: whole frames learn nothing from more of the same."""
@@ -92,6 +100,7 @@ def experiment_of(
         **({"data.fold": fold} if split != "provided" else {}),
         **({"data.num_folds": NUM_FOLDS[split]} if split == "purged" else {}),
         **(PERSON if labels == "person" else {"data.labels": labels}),
+        **RECIPE_BEFORE,
         **recipe,
     }
     return LAPTOP.override(changes)

@@ -35,6 +35,14 @@ from slowfast_ray.running.worker import Place
 
 NUM_FOLDS = 3
 
+RECIPE_BEFORE: dict[str, Any] = {
+    "learning.lr": 0.05,
+    "learning.num_epochs": 12,
+    "learning.ema_decay": 0.0,
+    "model.dropout": 0.2,
+}
+"""The laptop preset's recipe when this was measured; docs/recipe.md tells what has become of it."""
+
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
     "class_balance 0.5": {"data.class_balance": 0.5},
@@ -67,6 +75,7 @@ def experiment_of(flags: Flags, remedy: str, fold: int, seed: int) -> Experiment
     """One run of the table."""
     return LAPTOP.override(
         {
+            **RECIPE_BEFORE,
             "data.root": str(flags.root.absolute()),
             "data.split": "purged",
             "data.num_folds": NUM_FOLDS,

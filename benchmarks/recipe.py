@@ -138,7 +138,7 @@ def main() -> None:
         rows[name] = pooled(
             data,
             flags.seeds,
-            lambda fold, seed, num=(num_clips, num_crops): seen(runs[NOTHING, fold, seed][1], data[fold], *num),
+            lambda fold, seed, num=(num_clips, num_crops): seen(*runs[NOTHING, fold, seed], data[fold], *num),
         )
     show(rows, flags)
 
@@ -155,9 +155,9 @@ def saved(folder: Path) -> np.ndarray:
     return checkpoint.read_predictions(last_checkpoint(folder)).predicted_S().numpy()
 
 
-def seen(folder: Path, data: Dataset, num_clips: int, num_crops: int) -> np.ndarray:
+def seen(experiment: Experiment, folder: Path, data: Dataset, num_clips: int, num_crops: int) -> np.ndarray:
     """What the network of the last epoch says from several views, int64 [S]."""
-    found = evaluating.predict(last_checkpoint(folder), data, views(num_clips, num_crops))
+    found = evaluating.predict(last_checkpoint(folder), experiment, data, views(num_clips, num_crops))
     return found.predicted_S().numpy()
 
 

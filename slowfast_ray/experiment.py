@@ -214,7 +214,7 @@ LAPTOP = Experiment()
 GPU = Experiment(
     data=DataConfig(clip_len=32, frame_interval=2, height=256, width=384),
     model=ModelConfig(width=1.0, dropout=0.5),
-    learning=LearningConfig(lr=0.01, batch_size=8, precision="bf16"),
+    learning=LearningConfig(lr=0.01, batch_size=8, num_epochs=12, precision="bf16", ema_decay=0.0),
 )
 """The paper's SlowFast R50 at 256 x 384, in bf16: the size that published Kinetics weights have."""
 
@@ -222,7 +222,14 @@ EARLIER = Experiment(
     data=DataConfig(clip_len=64, frame_interval=1, height=256, width=384, min_celsius=5.0, max_celsius=45.0),
     model=ModelConfig(width=1.0, alpha=8, lateral_kernel=5, lateral_norm=False, slow_frames="every", dropout=0.8),
     learning=LearningConfig(
-        lr=0.005, backbone_lr=0.1, optimizer="sgd", batch_size=8, num_epochs=100, warmup_fraction=0.1, early_stop=20
+        lr=0.005,
+        backbone_lr=0.1,
+        optimizer="sgd",
+        batch_size=8,
+        num_epochs=100,
+        warmup_fraction=0.1,
+        early_stop=20,
+        ema_decay=0.0,
     ),
 )
 """The earlier system's recipe for this sensor, as far as it is known: MMAction2's SlowFast R50 4x16, hand-tuned, from

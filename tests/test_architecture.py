@@ -37,12 +37,12 @@ DOORS = {
     "torchvision": set(),
     "mlflow": {"slowfast_ray/running/tracking.py"},
     "sklearn": {"slowfast_ray/data/baselines.py", "slowfast_ray/learning/predictions.py"},
-    "matplotlib": {"slowfast_ray/running/audit_"},
+    "matplotlib": {"slowfast_ray/running/audit_", "slowfast_ray/running/evaluation_pictures.py"},
     "jinja2": {"slowfast_ray/running/audit_page.py"},
     "optuna": {"slowfast_ray/running/searcher.py"},
-    "tyro": {"slowfast_ray/running/commands.py", "benchmarks/"},
+    "tyro": {"slowfast_ray/running/commands.py", "slowfast_ray/running/converting.py", "benchmarks/"},
     "ray": {"slowfast_ray/running/", "search_spaces/"},
-    "pickle": set(),
+    "pickle": {"slowfast_ray/model/pretrained_caffe2.py"},
     "cloudpickle": set(),
 }
 """Guests, and the files or folders that may let them in."""

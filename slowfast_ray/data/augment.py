@@ -75,6 +75,24 @@ def draw(config: DataConfig, num_clips: int, generator: torch.Generator) -> Vari
     )
 
 
+def crop(config: DataConfig, num_clips: int, place: float) -> Variation:
+    """One crop for all of `num_clips` clips, and nothing else varied: of the size that training crops have on average.
+
+    `place` is where it lies along the longer side of what the model sees (ties: the width): -1 at its beginning, 0 in
+    the middle, 1 at its end.
+    """
+    size = (1 + config.min_crop) / 2
+    shift = place * (1 - size)
+    shift_2 = torch.tensor([shift, 0.0] if config.width >= config.height else [0.0, shift])
+    return Variation(
+        scale_B2=torch.full((num_clips, 2), size),
+        shift_B2=shift_2.expand(num_clips, 2),
+        gain_B=torch.ones(num_clips),
+        offset_celsius_B=torch.zeros(num_clips),
+        erased_B4=torch.zeros(num_clips, 4),
+    )
+
+
 def prepare(
     clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation | None = None, region: Region | None = None
 ) -> torch.Tensor:

@@ -19,6 +19,7 @@ from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.samples import Split
 from slowfast_ray.data.tracks import Tracks
+from slowfast_ray.data.views import View
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,16 @@ class Batches:
             variation = augment.draw(self._config, self._batch_size, self._generator(epoch, step + 1))
             yield self._batch(self._dataset.train, chosen[self._share], variation.rows(self._share))
 
-    def val(self) -> Iterator[Batch]:
-        """This worker's share of the validation samples; the shares differ by one sample at most."""
+    def val(self, view: View | None = None) -> Iterator[Batch]:
+        """This worker's share of the validation samples; the shares differ by one sample at most.
+
+        `view` is which look at them is taken; None is View(), the keyframe in the middle and nothing cropped.
+        """
+        view = view or View()
         mine = torch.arange(self._rank, len(self._dataset.val), self._num_workers)
         for chosen in mine.split(max(1, self._batch_size // self._num_workers)):
-            yield self._batch(self._dataset.val, chosen, None)
+            variation = None if view.crop is None else augment.crop(self._config, len(chosen), view.crop)
+            yield self._batch(self._dataset.val, chosen, variation, view)
 
     def _order(self, generator: torch.Generator) -> torch.Tensor:
         """int64 [S]: a permutation of the training samples, or draws that favour rare classes."""
@@ -89,14 +95,14 @@ class Batches:
         weights_S = draw_weights(self._dataset.train.labels_S, len(self._dataset.classes), balance)
         return torch.multinomial(weights_S, num_samples, replacement=True, generator=generator)
 
-    def _batch(self, split: Split, chosen_B: torch.Tensor, variation: augment.Variation | None) -> Batch:
-        indices_BT = clips.of_config(
-            split.keyframes_S[chosen_B],
-            split.firsts_S[chosen_B],
-            split.lasts_S[chosen_B],
-            self._dataset.clock,
-            self._config,
-        )
+    def _batch(
+        self, split: Split, chosen_B: torch.Tensor, variation: augment.Variation | None, view: View | None = None
+    ) -> Batch:
+        bounds = (split.firsts_S[chosen_B], split.lasts_S[chosen_B], self._dataset.clock, self._config)
+        keyframes_B = split.keyframes_S[chosen_B]
+        if view is not None:
+            keyframes_B = view.moved(keyframes_B, *bounds)
+        indices_BT = clips.of_config(keyframes_B, *bounds)
         clip_B1THW = clips.gather(self._frames_NHW, indices_BT)
         region = None
         if split.tracks is not None:

@@ -88,6 +88,16 @@ def best(folder: Path) -> Path | None:
     return None if latest is None else path(folder, read_progress(latest).best_epoch)
 
 
+def best_in(folder: Path) -> Path:
+    """The best checkpoint of a run. Raises ValueError where there is none; a search's folder is told its trials."""
+    found = best(folder)
+    if found is None:
+        trials = sorted(each.name for each in folder.glob("trial-*"))
+        remedy = f"name one of its trials, for example {folder / trials[0]}" if trials else "name a run's folder"
+        raise ValueError(f"{folder} holds no checkpoint; {remedy}.")
+    return found
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """The progress of a checkpoint, without its weights. Raises ValueError for another format version."""
     try:

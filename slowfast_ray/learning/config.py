@@ -9,7 +9,7 @@ from typing import Literal
 class LearningConfig:
     """Loss, optimiser, schedule and length of a training."""
 
-    lr: float = 0.05
+    lr: float = 0.1
     """Learning rate of the classifier at the end of warm-up, for a whole batch [per step]."""
 
     lr_batch: int | None = None
@@ -30,7 +30,7 @@ class LearningConfig:
     """Clips that go through the network at once on each worker; gradients add up until the batch is whole [clips].
     None: its whole share. On a GPU that runs out of memory it halves by itself."""
 
-    num_epochs: int = 12
+    num_epochs: int = 24
     """Passes over the training set [epochs]."""
 
     early_stop: int | None = None
@@ -51,7 +51,7 @@ class LearningConfig:
     max_grad_norm: float = 40.0
     """Gradients longer than this are shortened to it [L2 norm]. The published SlowFast recipes clip at 40."""
 
-    ema_decay: float = 0.0
+    ema_decay: float = 0.98
     """Evaluate and keep an average of the weights over the steps, which forgets by this factor a step; shorter in the
     first steps [fraction]. 0 is off."""
 
@@ -105,7 +105,7 @@ class LearningConfig:
             if getattr(self, name) not in valid:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)!r}) must be one of {', '.join(valid)}.")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"`learning.lr` (={self.lr}) must be above 0; try 0.05.")
+            raise ValueError(f"`learning.lr` (={self.lr}) must be above 0; try 0.1.")
         for name in ("batch_size", "num_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`learning.{name}` (={getattr(self, name)}) must be 1 or more.")

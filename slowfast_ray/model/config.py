@@ -40,7 +40,7 @@ class ModelConfig:
     """Whether BatchNorm and ReLU follow these convolutions. True in PySlowFast, pytorchvideo and the paper; False in
     most of MMAction2."""
 
-    dropout: float = 0.2
+    dropout: float = 0.0
     """Chance that a feature is dropped before the classifier in training [probability]."""
 
     num_classes: int | None = None

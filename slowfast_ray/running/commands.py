@@ -17,16 +17,18 @@ import tyro
 from rich.console import Console
 
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.experiment import GPU, LAPTOP, Experiment
+from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.running import cluster
 from slowfast_ray.running.config import SearchConfig
 
-Preset = Literal["laptop", "gpu"]
-PRESETS: dict[Preset, Experiment] = {"laptop": LAPTOP, "gpu": GPU}
+Preset = Literal["laptop", "gpu", "earlier"]
+PRESETS: dict[Preset, Experiment] = {"laptop": LAPTOP, "gpu": GPU, "earlier": EARLIER}
 
 EXIT_SERIOUS = 1
 """Of a strict audit that found what makes figures mislead."""
+EXIT_NOT_LEARNT = 1
+"""Of a network that could not learn a few batches by heart."""
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended."""
@@ -35,7 +37,8 @@ EXIT_INTERRUPTED = 130
 @dataclass(frozen=True, kw_only=True)
 class _Flags:
     preset: Preset = "laptop"
-    """laptop: quarter width, 40 x 60; gpu: full width, 256 x 384, bf16. Without the flag, gpu where there is one."""
+    """laptop: quarter width, 40 x 60; gpu: full width, 256 x 384, bf16; earlier: the recipe of the earlier system, 64
+    frames of 256 x 384. Without the flag, gpu where there is one."""
 
     name: str = ""
     """Name of the run: its folder in run.storage and its entry in MLflow. Without the flag: one made from the time."""
@@ -59,6 +62,30 @@ class TrainFlags(_Flags):
     metric: str = counts.VAL_TOP1
     """By which the best epoch is kept: val/top1, val/top5, val/mean_class (val/mean_ap under data.labels multi) or
     val/loss."""
+
+    dry_run: bool = False
+    """Show what the run would cost in memory and time, measured on a few steps; train nothing, write nothing."""
+
+    overfit_batches: int | None = None
+    """Instead of a run, a check whether the network can learn so many batches by heart; write nothing [batches]."""
+
+    def __post_init__(self) -> None:
+        if self.overfit_batches is not None and self.overfit_batches < 1:
+            raise ValueError(f"`overfit_batches` (={self.overfit_batches}) must be 1 or more; try 1.")
+        instead = [
+            flag
+            for flag, is_set in (
+                ("--resume", self.resume),
+                ("--dry-run", self.dry_run),
+                ("--overfit-batches", self.overfit_batches is not None),
+            )
+            if is_set
+        ]
+        if len(instead) > 1:
+            raise ValueError(
+                f"{' and '.join(instead)} exclude each other: each does something else than a new run; leave out "
+                "all but one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +227,7 @@ def quiet_logs(*, verbose: bool) -> None:
 def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
     """The command that trains `experiment` again, from the current folder."""
     own = PRESETS[preset].flatten()
-    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value and value is not None}
+    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value}
     changed.pop("model.num_classes", None)  # the dataset says
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))

@@ -35,9 +35,9 @@ def compare(folder_a: Path, folder_b: Path) -> Compared:
     Raises ValueError for a folder without a checkpoint, and where the runs validated on other samples than each other,
     or than the dataset would give now.
     """
-    best = [_best(folder) for folder in (folder_a, folder_b)]
+    best = [checkpoint.best_in(folder) for folder in (folder_a, folder_b)]
     data = [dataset.load(_experiment(each).data) for each in best]
-    recorded = [_fingerprint(folder) for folder in (folder_a, folder_b)]
+    recorded = [preflight.split_fingerprint(folder) for folder in (folder_a, folder_b)]
     for folder, fingerprint, each in zip((folder_a, folder_b), recorded, data, strict=True):
         if fingerprint != each.fingerprint:
             raise ValueError(
@@ -68,20 +68,5 @@ def compare(folder_a: Path, folder_b: Path) -> Compared:
     )
 
 
-def _best(folder: Path) -> Path:
-    found = checkpoint.best(folder)
-    if found is None:
-        trials = sorted(each.name for each in folder.glob("trial-*"))
-        remedy = f"name one of its trials, for example {folder / trials[0]}" if trials else "name a run's folder"
-        raise ValueError(f"{folder} holds no checkpoint; {remedy}.")
-    return found
-
-
 def _experiment(best: Path) -> Experiment:
     return Experiment.from_json((best / preflight.BEGUN_AS).read_text(encoding="utf-8"))
-
-
-def _fingerprint(folder: Path) -> str:
-    """As it was noted when the run began; for a trial, its search did."""
-    above = folder.absolute().parent
-    return preflight.read_fingerprint(folder if (folder / preflight.MEMBERS).is_file() else above, "split")

@@ -175,6 +175,12 @@ def check_same(experiment: Experiment, objective: str, folder: Path, data: Datas
             )
 
 
+def split_fingerprint(folder: Path) -> str:
+    """Of the split that a run or trial began with; for a trial, its search noted it above. Raises ValueError."""
+    above = folder.absolute().parent
+    return read_fingerprint(folder if (folder / MEMBERS).is_file() else above, "split")
+
+
 def read_fingerprint(folder: Path, name: str) -> str:
     """The fingerprint of the `dataset` or the `split` that the run in `folder` began with.
 

@@ -94,15 +94,53 @@ def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slowfast_ray")
 
 
+def _client(uri: str) -> MlflowClient:
+    # A server that goes away, or hangs, costs a call half a minute at most instead of many.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    return MlflowClient(uri)
+
+
+def _is_of(folder: Path) -> str:
+    """MLflow's filter for the runs of a folder."""
+    quote = '"' if "'" in os.fspath(folder) else "'"  # MLflow's filters know no escapes, but both quotes
+    return f"tags.`{STORAGE}` = {quote}{folder}{quote}"
+
+
+def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, files: Path, name: str) -> str | None:
+    """Adds to the newest run of a folder, in whatever experiment of the store: metrics with the epoch as their step,
+    and all files of the folder `files` as artifacts under `name`. The run's state stays as it is.
+
+    Gives the run's id; None where there is none, or no store yet, and then nothing is made. Raises ValueError where the
+    store does not answer or does not take them, and where the run holds `name` already.
+    """
+    check(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    client = _client(uri)
+    now_ms = int(time.time() * 1000)
+    try:
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        runs = client.search_runs(experiments, _is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
+        if not runs:
+            return None
+        run_id = runs[0].info.run_id
+        if client.list_artifacts(run_id, name):
+            raise ValueError(f"The run {run_id} in {uri} holds {name} already, and nothing is overwritten.")
+        client.log_batch(run_id, metrics=[Metric(key, value, now_ms, epoch) for key, value in metrics.items()])
+        client.log_artifacts(run_id, os.fspath(files), name)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"The tracking store {uri} does not take the evaluation of {folder} ({reason}).") from error
+    return run_id
+
+
 class Tracker:
     """Writes runs and their children to one MLflow experiment (MLFLOW_EXPERIMENT_NAME, or slowfast_ray)."""
 
     def __init__(self, uri: str) -> None:
-        # A server that goes away, or hangs, costs a call half a minute at most instead of many.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.uri = uri
-        self._client = MlflowClient(uri)
+        self._client = _client(uri)
         self._unsent: list[Callable[[], object]] = []
         self._experiment_id = self._find_or_create(_experiment_name())
 
@@ -127,10 +165,7 @@ class Tracker:
 
     def find(self, folder: Path) -> str | None:
         """The id of the newest run of a folder, set to running again; None where there is none."""
-        quote = '"' if "'" in os.fspath(folder) else "'"  # MLflow's filters know no escapes, but both quotes
-        runs = self._client.search_runs(
-            [self._experiment_id], f"tags.`{STORAGE}` = {quote}{folder}{quote}", ViewType.ACTIVE_ONLY, max_results=1
-        )
+        runs = self._client.search_runs([self._experiment_id], _is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
         if not runs:
             return None
         self._client.update_run(runs[0].info.run_id, status="RUNNING")

@@ -175,7 +175,7 @@ def test_saving_an_epoch_again_replaces_it(tmp_path: Path) -> None:
     learner = small_learner()
     checkpoint.save(tmp_path, learner, progress(1), '{"old": 1}', PREDICTIONS)
     with torch.no_grad():
-        learner.model.get_parameter("weight").fill_(7)
+        learner.evaluated.get_parameter("weight").fill_(7)
     folder = checkpoint.save(tmp_path, learner, progress(1), "{}", PREDICTIONS)
     assert (folder / "experiment.json").read_text() == "{}"
     model = nn.Linear(3, 2)

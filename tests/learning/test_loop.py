@@ -21,7 +21,14 @@ from slowfast_ray.learning.loss import Loss
 NUM_CLASSES = 3
 CONFIG = LearningConfig(lr=0.05, num_epochs=4, batch_size=6)
 PLAIN = LearningConfig(
-    lr=0.1, num_epochs=1, momentum=0, weight_decay=0, warmup_fraction=0, label_smoothing=0, max_grad_norm=1e9
+    lr=0.1,
+    num_epochs=1,
+    momentum=0,
+    weight_decay=0,
+    warmup_fraction=0,
+    label_smoothing=0,
+    max_grad_norm=1e9,
+    ema_decay=0,
 )
 """One step of this moves by lr times the gradient, and by nothing else."""
 FROZEN = LearningConfig(**{**vars(PLAIN), "lr": 1e-30})
@@ -236,8 +243,9 @@ def test_evaluation_changes_nothing() -> None:
 def test_evaluation_scores_every_sample_once_in_the_splits_order_with_the_plain_loss() -> None:
     batches = InMemory()
     config = LearningConfig(
-        num_epochs=1, label_smoothing=0.5, class_weights="inverse_frequency", loss="focal", logit_adjustment=1.0
-    )
+        num_epochs=1, label_smoothing=0.5, class_weights="inverse_frequency", loss="focal", logit_adjustment=1.0,
+        ema_decay=0,
+    )  # fmt: skip
     model = network()
     (result,) = loop.epochs(start(model, config, batches), batches, config, loss_of(config))
     model.eval()

@@ -67,6 +67,49 @@ def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> No
     assert tracker.find(tmp_path / "third") is None
 
 
+def an_evaluation(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+def test_an_evaluation_is_attached_without_a_change_of_the_runs_state(uri: str, tmp_path: Path) -> None:
+    tracker, files = Tracker(uri), an_evaluation(tmp_path / "out")
+    folder = tmp_path / "it's mine"
+    run_id = tracker.start("first", LAPTOP, folder)
+    tracker.end(run_id, "stopped")
+    before = MlflowClient(uri).get_run(run_id).info
+    assert tracking.attach(uri, folder, {"eval/top1": 0.5}, 12, files, "evaluation/epoch-012") == run_id
+    run = MlflowClient(uri).get_run(run_id)
+    assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
+    (point,) = MlflowClient(uri).get_metric_history(run_id, "eval/top1")
+    assert (point.step, point.value) == (12, 0.5)
+    (artifact,) = MlflowClient(uri).list_artifacts(run_id, "evaluation/epoch-012")
+    assert artifact.path == "evaluation/epoch-012/metrics.json"
+    with pytest.raises(ValueError, match="holds evaluation/epoch-012 already"):
+        tracking.attach(uri, folder, {"eval/top1": 0.6}, 12, files, "evaluation/epoch-012")
+    assert len(MlflowClient(uri).get_metric_history(run_id, "eval/top1")) == 1
+
+
+def test_an_evaluation_finds_its_run_in_another_experiment(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    run_id = Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    files = an_evaluation(tmp_path / "out")
+    assert tracking.attach(uri, tmp_path / "first", {}, 1, files, "evaluation/epoch-001") == run_id
+
+
+def test_an_evaluation_of_an_unknown_run_makes_nothing(uri: str, tmp_path: Path) -> None:
+    files, before = an_evaluation(tmp_path / "out"), sorted(tmp_path.iterdir())
+    assert tracking.attach(uri, tmp_path / "first", {"eval/top1": 0.5}, 1, files, "evaluation/x") is None
+    elsewhere = f"sqlite:///{tmp_path}/none.db"
+    assert tracking.attach(elsewhere, tmp_path / "first", {"eval/top1": 0.5}, 1, files, "evaluation/x") is None
+    assert sorted(tmp_path.iterdir()) == before
+    assert [each.name for each in MlflowClient(uri).search_experiments()] == ["Default"]
+
+
 def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
     new_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
