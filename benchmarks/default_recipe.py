@@ -95,8 +95,8 @@ def main() -> None:
     rich.print(table)
     print(
         f"--preset laptop: provided, {NUM_RUNS} seeds; purged, {NUM_RUNS} folds pooled, each with a seed of its own.\n"
-        "Best epochs were chosen on the samples that they are scored on. 95 % intervals: Wilson for top-1, bootstrap over\n"
-        "stretches of 10 s for mean-class."
+        "Best epochs were chosen on the samples that they are scored on. 95 % intervals: Wilson for top-1, bootstrap\n"
+        "over stretches of 10 s for mean-class."
     )
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
 

@@ -158,7 +158,7 @@ def _ladders(config: ModelConfig, now: Mapping[str, int], suffix: str = "") -> l
 
 
 def gibibytes(num_bytes: float) -> str:
-    """`num_bytes` for people, in the unit of nvidia-smi."""
+    """`num_bytes` for people."""
     return f"{num_bytes / 2**30:.2g} GiB" if num_bytes < 10 * 2**30 else f"{num_bytes / 2**30:.0f} GiB"
 
 

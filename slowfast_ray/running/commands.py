@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
+from slowfast_ray.model import pretrained
 from slowfast_ray.running import cluster
 from slowfast_ray.running.config import SearchConfig
 
@@ -164,7 +165,12 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        defaults = kind(preset=preset, name=name, experiment=PRESETS[preset])
+        experiment = PRESETS[preset]
+        weights = _value_of("--model.weights", arguments)
+        if weights is not None:
+            # What a file fits is known before the other flags are: they may still say otherwise, and are told then.
+            experiment = replace(experiment, model=pretrained.architecture(weights, experiment.model))
+        defaults = kind(preset=preset, name=name, experiment=experiment)
         flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     cluster.end_by_sigterm_as_by_ctrl_c()
@@ -261,14 +267,21 @@ def mlflow_command(tracking_uri: str) -> str:
 
 def _preset_of(arguments: Sequence[str]) -> Preset:
     """The preset decides the defaults that --help shows, so it is read before the other flags."""
+    value = _value_of("--preset", arguments)
+    if value is None:
+        return "gpu" if torch.cuda.is_available() or cluster.joined_has_gpu() else "laptop"
+    if value not in PRESETS:
+        raise ValueError(f"`--preset` (={value!r}) must be one of {', '.join(PRESETS)}.")
+    return value
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag, None where it is not given."""
     for position, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if flag == "--preset":
-            value = value or "".join(arguments[position + 1 : position + 2])
-            if value not in PRESETS:
-                raise ValueError(f"`--preset` (={value!r}) must be one of {', '.join(PRESETS)}.")
-            return value
-    return "gpu" if torch.cuda.is_available() or cluster.joined_has_gpu() else "laptop"
+        name, _, value = argument.partition("=")
+        if name == flag:
+            return value or "".join(arguments[position + 1 : position + 2])
+    return None
 
 
 def _escaped(text: str) -> str:

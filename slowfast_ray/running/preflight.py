@@ -14,6 +14,8 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
+from slowfast_ray.model import pretrained
+from slowfast_ray.model.pretrained_report import Report
 from slowfast_ray.running import scores, storage, tracking, worker
 from slowfast_ray.running.scores import Score
 
@@ -21,6 +23,8 @@ BEGUN_AS = "experiment.json"
 """In a run's folder: the experiment that it began as."""
 MEMBERS = "split.json"
 """In a run's folder: which samples train, validate, and were left out."""
+WEIGHTS = "weights.json"
+"""In MLflow: what was taken of the weights that training started from."""
 
 
 class RefusedError(ValueError):
@@ -40,6 +44,8 @@ class Ready:
     """What the cheap part of the audit found."""
     baselines: tuple[Score, ...]
     """What no network is needed for."""
+    weights: Report | None = None
+    """What is taken of the weights that training starts from; None from scratch, and where a run goes on."""
 
     def warnings(self) -> list[str]:
         """What a user should know before they trust the result, and settings that do nothing."""
@@ -118,7 +124,12 @@ def check(
     check_folder(folder, resume=resume)
     uri = tracking.resolve_uri(experiment.run.tracking_uri)
     root = None if experiment.data.root is None else os.fspath(data.root)
-    experiment = experiment.override({"data.root": root, "run.storage": os.fspath(storage), "run.tracking_uri": uri})
+    weights = experiment.model.weights
+    if weights is not None:
+        weights = os.fspath(Path(weights).expanduser().absolute())
+    experiment = experiment.override(
+        {"data.root": root, "model.weights": weights, "run.storage": os.fspath(storage), "run.tracking_uri": uri}
+    )
     if resume:
         check_same(experiment, objective, folder, data)
     tracking.check(uri)
@@ -129,7 +140,16 @@ def check(
         data=data,
         findings=audit.of_dataset(data, widest_window),
         baselines=scores.of_baselines(data.config),
+        weights=None if checkpoint.newest(folder) else _check_weights(experiment, data),
     )
+
+
+def _check_weights(experiment: Experiment, data: Dataset) -> Report | None:
+    """Reads the weights as training will. Raises ValueError where they do not fit."""
+    config = experiment.model
+    if config.weights is None:
+        return None
+    return pretrained.fit(pretrained.read(config.weights), config, data.classes, partial=config.weights_partial).report
 
 
 def check_against(experiment: Experiment, data: Dataset) -> None:

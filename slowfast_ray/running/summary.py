@@ -21,9 +21,13 @@ COLORS = {"serious": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def opening(ready: Ready, metric: str) -> None:
-    """The dataset in one line, serious findings of the audit in one short block, and what must be beaten."""
+    """The dataset in one line, what is taken of pretrained weights, serious findings of the audit in one short block,
+    and what must be beaten.
+    """
     console = Console()
     _say(console, f"{ready.data.summary()}.")
+    for line in () if ready.weights is None else ready.weights.lines():
+        _say(console, line, COLORS["note"])
     for warning in ready.warnings():
         _say(console, f"warning: {warning}", COLORS["warning"])
     # Classes that never train are among the warnings, by name.

@@ -50,6 +50,8 @@ def fit(
     if run_id is None:
         run_id = tracker.start(ready.name, experiment, folder, tags=ready.tags())
         tracker.log_text(run_id, ready.data.members_json(), preflight.MEMBERS)
+        if ready.weights is not None:
+            tracker.log_text(run_id, ready.weights.to_json(), preflight.WEIGHTS)
     history = _history(folder)
     rows: list[Row] = []
 

@@ -26,7 +26,7 @@ from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.learning.loss import Loss
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.model import cost, freezing, slowfast
+from slowfast_ray.model import cost, freezing, pretrained, slowfast
 from slowfast_ray.model.slowfast import SlowFast
 
 log = logging.getLogger(__name__)
@@ -90,13 +90,17 @@ class Prepared:
         freezing.begin_epoch(self.learner.model, self.experiment.model, epoch)
 
 
-def prepare(experiment: Experiment, place: Place) -> Prepared:
-    """Reads the data and builds the network that `experiment` describes, with the weights that it starts from."""
+def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> Prepared:
+    """Reads the data and builds the network that `experiment` describes, with the weights that it starts from; without
+    them where it goes on from a checkpoint.
+    """
     _compute_as(experiment, place)
     data = dataset.load(experiment.data)
     experiment = with_classes(experiment, data)
     torch.manual_seed(experiment.run.seed)
     model = slowfast.build(experiment.model).to(place.device)
+    if experiment.model.weights is not None and not goes_on:
+        pretrained.load(model, experiment.model, data.classes)
     batches = Batches(
         data,
         experiment.data,
@@ -143,7 +147,7 @@ def train(
     Every worker reports the same metrics; only rank 0 writes checkpoints.
     """
     place = place or Place()
-    ready = prepare(experiment, place)
+    ready = prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
     experiment, learner = ready.experiment, ready.learner
     progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
     if place.rank > 0:  # each worker drops other features; rank 0 goes on with the generator of the checkpoint
