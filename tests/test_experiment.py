@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.experiment import GPU, LAPTOP, Experiment, RunConfig, field_types
+from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment, RunConfig, field_types
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.model.config import ModelConfig
 
@@ -248,6 +248,13 @@ def test_workers_share_a_batch_equally_and_the_remedy_is_valid(batch_size: int, 
         *(("model.lateral_kernel", v) for v in (0, -5, 4)),
         *(("model.dropout", v) for v in (-0.1, 1.0, NAN)),
         *(("model.num_classes", v) for v in (1, 0, -1)),
+        *(("model.freeze_stages", v) for v in (-1, 6)),
+        *(("model.unfreeze_every", v) for v in (0, -1)),
+        *((f"learning.{count}", v) for count in ("lr_batch", "micro_batch", "early_stop") for v in (0, -1)),
+        *((f"learning.{factor}", v) for factor in ("backbone_lr", "layer_decay") for v in (0.0, 1.1, NAN)),
+        *((f"learning.{alpha}", v) for alpha in ("mixup", "cutmix") for v in (-0.1, 101.0, NAN)),
+        *(("learning.ema_decay", v) for v in (-0.1, 1.0, NAN)),
+        ("learning.precise_batch_norm", -1),
         *(("learning.lr", v) for v in (0.0, -0.1, NAN, INF)),
         *((f"learning.{count}", v) for count in ("batch_size", "num_epochs") for v in (0, -1)),
         *(
@@ -293,7 +300,27 @@ def test_each_law_allows_its_border(name: str, value: Any) -> None:
     assert Experiment().override({name: value}).flatten()[name] == value
 
 
-@pytest.mark.parametrize("preset", [LAPTOP, GPU], ids=["laptop", "gpu"])
+@pytest.mark.parametrize(
+    ("micro_batch", "num_workers", "remedies"), [(3, 1, [2, 4, 8]), (8, 2, [1, 2, 4]), (5, 1, [8])]
+)
+def test_micro_batches_divide_a_workers_share_and_the_remedies_are_valid(
+    micro_batch: int, num_workers: int, remedies: list[int]
+) -> None:
+    run = RunConfig(num_workers=num_workers)
+    expected = rf"micro_batch` \(={micro_batch}\) must divide each worker's share of a batch \(={8 // num_workers}\)"
+    with pytest.raises(ValueError, match=expected) as raised:
+        Experiment(learning=LearningConfig(batch_size=8, micro_batch=micro_batch), run=run)
+    for remedy in remedies:
+        assert re.search(rf"\b{remedy}\b", str(raised.value).split("try")[1])
+        Experiment(learning=LearningConfig(batch_size=8, micro_batch=remedy), run=run)
+
+
+def test_a_network_for_colours_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`model.channels` \(=3\) must be 1"):
+        Experiment(model=ModelConfig(channels=3))
+
+
+@pytest.mark.parametrize("preset", [LAPTOP, GPU, EARLIER], ids=["laptop", "gpu", "earlier"])
 def test_presets_are_valid_and_come_back_from_json(preset: Experiment) -> None:
     assert Experiment.from_json(preset.to_json()) == preset
     # A search over a preset starts from it: overriding it by itself changes nothing.

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import ray
+import torch
 from mlflow import MlflowClient
 from ray import tune
 
@@ -196,7 +197,15 @@ def test_a_class_that_never_trains_is_named_and_allowed(tiny: Experiment, damage
         (["--learning.lr", "-1"], "`learning.lr` (=-1.0) must be above 0"),
         (["--learning.batch-size", "1000"], "must not exceed the"),
         (["--learning.lrr", "1"], "--learning.lr"),
-        (["--preset", "desktop"], "must be one of laptop, gpu"),
+        (["--preset", "desktop"], "must be one of laptop, gpu, earlier"),
+        (["--learning.micro-batch", "3"], "`learning.micro_batch` (=3) must divide each worker's share"),
+        (["--model.freeze-stages", "6"], "`model.freeze_stages` (=6) must be within 0..5"),
+        (["--model.weights", "/nowhere/x.pth"], "/nowhere/x.pth"),
+        pytest.param(
+            ["--learning.precision", "fp16"],
+            "`learning.precision` (=fp16) needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["--name", "a/b"], "becomes a folder"),
         (["--run.storage", "/dev/null/runs"], "cannot be written"),
         (["--run.tracking-uri", "http://127.0.0.1:9"], "does not answer"),
