@@ -30,7 +30,7 @@ class LearningConfig:
     """Clips that go through the network at once on each worker; gradients add up until the batch is whole [clips].
     None: its whole share. On a GPU that runs out of memory it halves by itself."""
 
-    num_epochs: int = 24
+    num_epochs: int = 30
     """Passes over the training set [epochs]."""
 
     early_stop: int | None = None
