@@ -7,9 +7,15 @@ Expected  best val/top1 0.836, at the last epoch 0.781 (seed 0, n = 1 run, 73 cl
           see the README)
 
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
+
+    --dry-run               what it would cost in memory and time, measured on a few steps
+    --overfit-batches 2     can the network learn two batches by heart? Ends with code 1 where it cannot
+    --preset earlier        the recipe of the earlier system: hours on a GPU, so look at its --dry-run first
 """
 
-from slowfast_ray.running import cluster, commands, preflight, summary, trainer, worker
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.learning.step import DoesNotFitError
+from slowfast_ray.running import cluster, commands, follow_ups, plan, preflight, sanity, summary, trainer, worker
 from slowfast_ray.running.commands import TrainFlags
 from slowfast_ray.running.progress import TrainView
 
@@ -23,10 +29,26 @@ def main() -> None:
     if flags.experiment.data.root is None:
         print("No --data.root: training on the built-in, made-up dataset.")
     summary.opening(ready, flags.metric)
-    view = TrainView(flags.name, ready.experiment.learning.num_epochs)
-    with commands.exits_cleanly(preflight.RefusedError), view:
+    if flags.dry_run:
+        plan.show(ready)
+        return
+    if flags.overfit_batches is not None:
+        with commands.exits_cleanly():
+            is_learnt = sanity.show(ready, flags.overfit_batches)
+        raise SystemExit(0 if is_learnt else commands.EXIT_NOT_LEARNT)
+    newest = checkpoint.newest(ready.folder)
+    view = TrainView(
+        flags.name,
+        num_epochs=ready.experiment.learning.num_epochs,
+        num_epochs_done=0 if newest is None else checkpoint.read_progress(newest).epoch,
+        batch_size=ready.experiment.learning.batch_size,
+    )
+    # What a setting alone brings about is said in one line; anything else is a bug, and keeps its traceback.
+    with commands.exits_cleanly(preflight.RefusedError, DoesNotFitError, FloatingPointError), view:
         try:
-            outcome = trainer.fit(ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update)
+            outcome = trainer.fit(
+                ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update, on_step=view.step
+            )
         except KeyboardInterrupt:
             print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
             raise SystemExit(commands.EXIT_INTERRUPTED) from None
@@ -35,7 +57,7 @@ def main() -> None:
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
     if outcome.num_unsent:
         print(f"MLflow lacks {outcome.num_unsent} entries; progress.json beside the checkpoint has the metrics.")
-    print(f"Compare runs:  {commands.mlflow_command(outcome.tracking_uri)}")
+    print(f"Compare runs:  {follow_ups.mlflow_command(outcome.tracking_uri)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
-from slowfast_ray.running import commands, preflight, summary, tuner, worker
+from slowfast_ray.running import commands, follow_ups, preflight, summary, tuner, worker
 from slowfast_ray.running.commands import TuneFlags
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.trials import SearchResult, best_first, describe_value
@@ -65,13 +65,13 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     if result.best is None or result.best.row is None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
-        again = commands.command_again(result.best.experiment, flags.preset, flags.search.metric)
+        again = follow_ups.command_again(result.best.experiment, flags.preset, flags.search.metric)
         summary.closing(ready, metric, result.best.name, result.best.row, result.best.experiment)
         print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
         print(f"Train it again:   {again}")
     if result.num_unsent:
         print(f"MLflow lacks {result.num_unsent} entries; every trial's progress.json in {flags.name} has its metrics.")
-    print(f"Compare trials:   {commands.mlflow_command(result.tracking_uri)}")
+    print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
 
 
 if __name__ == "__main__":

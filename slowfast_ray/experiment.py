@@ -86,6 +86,14 @@ class Experiment:
                 f"`learning.micro_batch` (={micro_batch}) must divide each worker's share of a batch (={share}), which "
                 f"is learning.batch_size / run.num_workers; try {' or '.join(divisors[-3:])}."
             )
+        # What the last stage of the slow pathway sees of a clip: the stem and three stages halve each side five times.
+        seen = clip_len // alpha * math.ceil(self.data.height / 32) * math.ceil(self.data.width / 32)
+        if self.model.batch_norm == "train" and (micro_batch or share) * seen < 2:
+            raise ValueError(
+                f"BatchNorm needs more than one value, but of {micro_batch or share} clip at once of `data.clip_len` "
+                f"(={clip_len}) and {self.data.height} x {self.data.width} pixels one is left in the last stage; take 2 "
+                f"clips at once, by `learning.batch_size` (={batch_size}) or `learning.micro_batch` (={micro_batch})."
+            )
         if self.model.channels != 1:
             raise ValueError(
                 f"`model.channels` (={self.model.channels}) must be 1, as recordings have one; weights of three are "

@@ -315,6 +315,15 @@ def test_micro_batches_divide_a_workers_share_and_the_remedies_are_valid(
         Experiment(learning=LearningConfig(batch_size=8, micro_batch=remedy), run=run)
 
 
+@pytest.mark.parametrize("changes", [{"learning.micro_batch": 1}, {"learning.batch_size": 1}, {"run.num_workers": 8}])
+def test_batch_norm_needs_more_than_one_value(changes: dict[str, object]) -> None:
+    small = LAPTOP.override({"data.clip_len": 8, "data.height": 32, "data.width": 32})
+    with pytest.raises(ValueError, match=r"BatchNorm needs more than one value.*`data.clip_len` \(=8\) and 32 x 32"):
+        small.override(changes)
+    for more in ({"data.clip_len": 16}, {"data.width": 33}, {"model.batch_norm": "frozen"}):
+        small.override({**changes, **more})
+
+
 def test_a_network_for_colours_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`model.channels` \(=3\) must be 1"):
         Experiment(model=ModelConfig(channels=3))

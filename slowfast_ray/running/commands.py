@@ -2,13 +2,12 @@
 
 import logging
 import os
-import shlex
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -228,41 +227,6 @@ def quiet_logs(*, verbose: bool) -> None:
     logging.getLogger("slowfast_ray").setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:
         warnings.simplefilter("ignore")
-
-
-def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
-    """The command that trains `experiment` again, from the current folder."""
-    own = PRESETS[preset].flatten()
-    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value}
-    changed.pop("model.num_classes", None)  # the dataset says
-    words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))
-    return shlex.join([program(), script, "--preset", preset, "--metric", metric, *words])
-
-
-def audit_command(data: DataConfig) -> str:
-    """The command that audits this data with all that is found, from the current folder."""
-    plain = DataConfig()
-    changed = {field.name: getattr(data, field.name) for field in fields(data)}
-    words = [
-        word
-        for name, value in changed.items()
-        if value is not None and value != getattr(plain, name)
-        for word in (f"--data.{name.replace('_', '-')}", str(value))
-    ]
-    return shlex.join([program(), os.path.relpath(Path(sys.argv[0]).with_name("audit_thermal.py")), *words])
-
-
-def program() -> str:
-    """How this Python is called from the current folder, for commands that people copy."""
-    return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
-
-
-def mlflow_command(tracking_uri: str) -> str:
-    """How to open the MLflow UI on a store; for a server, its address."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri
-    return shlex.join([program(), "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri])
 
 
 def _preset_of(arguments: Sequence[str]) -> Preset:

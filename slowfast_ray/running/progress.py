@@ -2,15 +2,17 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.trials import Trial, describe
@@ -117,34 +119,100 @@ class SearchView:
 
 
 class TrainView:
-    """A single run in progress: a bar over its epochs and a line an epoch."""
+    """A single run in progress: a bar over its epochs with what its steps show, and a line an epoch.
 
-    def __init__(self, name: str, num_epochs: int) -> None:
-        self._num_epochs = num_epochs
+    Of a run over several workers no steps are seen: its bar moves once an epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_epochs: int,
+        num_epochs_done: int,
+        batch_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name, self._num_epochs, self._batch_size = name, num_epochs, batch_size
+        self._clock = clock
+        self._started = clock()
+        # Two moments and how many epochs were done then: the pace is what lies between.
+        self._first = self._last = _Moment(self._started, num_epochs_done)
+        self._step: Step | None = None
+        self._loss_sum = 0.0
+        self._epoch_began, self._step_seconds = self._started, 0.0
         self._console = Console()
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("epochs"),
-            TimeElapsedColumn(), console=self._console, transient=True, disable=not self._console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task(name, total=num_epochs)
+        # A function, not a value: the clock moves between steps.
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "TrainView":
-        self._bar.start()
+        done = math.floor(self._last.num_epochs)
+        if done:
+            self._say(f"{self._name}: {done} of {self._num_epochs} epochs are done, {self._num_epochs - done} to go.")
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._live.stop()
+
+    def step(self, step: Step) -> None:
+        """A step of the optimiser is done."""
+        self._last = _Moment(self._clock(), step.epoch - 1 + step.step / step.num_steps)
+        if self._step is None:  # what came before was not training, but its preparation
+            self._first = self._last
+        if self._step is None or self._step.epoch != step.epoch:
+            self._loss_sum, self._epoch_began = 0.0, self._last.seconds
+        self._loss_sum += step.loss
+        self._step_seconds = self._last.seconds - self._epoch_began
+        self._step = step
 
     def update(self, row: Row) -> None:
         """An epoch is done."""
-        self._bar.update(self._task, completed=row[worker.EPOCH])
+        self._last = _Moment(self._clock(), row[worker.EPOCH])
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if "/" in name)
         best = "  (best)" if row[worker.BEST_EPOCH] == row[worker.EPOCH] else ""
-        self._console.print(
-            f"epoch {row[worker.EPOCH]}/{self._num_epochs}  {metrics}{best}", highlight=False, soft_wrap=True
-        )
+        self._say(f"epoch {row[worker.EPOCH]}/{self._num_epochs}  {metrics}{best}")
+
+    def pace(self) -> str:
+        """Mean loss of the epoch so far, learning rate, clips a second, and how long the whole run still takes.
+
+        Evaluations so far are in what is left; where early stopping may end the run, it is what is left at most.
+        """
+        parts, now = [], self._clock()
+        if self._step is not None:
+            parts += [f"loss {self._loss_sum / self._step.step:.4g}", f"lr {self._step.lr:.3g}"]
+            if self._step.step > 1 and self._step_seconds:
+                # When the first step of an epoch began is not known, only when it was done.
+                num_clips = (self._step.step - 1) * self._batch_size
+                parts.append(f"{num_clips / self._step_seconds:.3g} clips/s")
+        parts.append(f"{_clock(now - self._started)} so far")
+        done, seconds = self._last.num_epochs - self._first.num_epochs, self._last.seconds - self._first.seconds
+        if done:
+            left = (self._num_epochs - self._last.num_epochs) * seconds / done - (now - self._last.seconds)
+            parts.append(f"about {_clock(max(0.0, left))} left")
+        return "  ".join(parts)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        bar = Progress(
+            TextColumn("{task.description}", style="bold", markup=False), BarColumn(30),
+            TextColumn("{task.fields[rest]}"), console=self._console,
+        )  # fmt: skip
+        done = self._last.num_epochs
+        task = bar.add_task(self._name, total=self._num_epochs, rest=f"{math.floor(done)}/{self._num_epochs} epochs")
+        bar.update(task, completed=done)
+        return Group(bar, Text(f"  {self.pace()}", no_wrap=True, overflow="ellipsis"))
+
+
+@dataclass(frozen=True)
+class _Moment:
+    seconds: float
+    num_epochs: float
 
 
 def _epochs(trial: Trial) -> int:

@@ -13,7 +13,7 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import commands, scores, worker
+from slowfast_ray.running import follow_ups, scores, worker
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.worker import Row
 
@@ -36,7 +36,7 @@ def opening(ready: Ready, metric: str) -> None:
         _say(console, f"serious: {finding.title} {finding.remedy}", COLORS["serious"])
     others = [each for each in ready.findings if each.severity != "serious"]
     if others:
-        command = commands.audit_command(ready.experiment.data)
+        command = follow_ups.audit_command(ready.experiment.data)
         _say(console, f"{len(others)} lesser finding(s); all of them: {command}", COLORS["note"])
     scored = [f"{each.name} {each.intervals[metric]}" for each in ready.baselines if metric in each.intervals]
     if scored:

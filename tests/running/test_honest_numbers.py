@@ -17,7 +17,7 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import intervals
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import commands, preflight, scores, search_space, summary, trainer, tuner, worker
+from slowfast_ray.running import commands, follow_ups, preflight, scores, search_space, summary, trainer, tuner, worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.scores import Pooled
 from tests.running.conftest import runs_in
@@ -100,7 +100,7 @@ def test_the_first_lines_warn_and_say_what_to_beat(tiny: Experiment, capsys: pyt
             {"model.batch_norm": "frozen", "learning.precise_batch_norm": 9},
             "`learning.precise_batch_norm` (=9) has no effect",
         ),
-        ({"learning.batch_size": 1, "learning.mixup": 0.2}, "each worker has a single clip"),
+        ({"data.clip_len": 16, "learning.batch_size": 1, "learning.mixup": 0.2}, "each worker has a single clip"),
         ({"learning.mixup": 0.2}, ""),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_run_that_noted_no_fingerprint_is_not_resumed(tiny: Experiment, tmp_pa
 
 def test_the_audit_is_offered_for_the_same_data(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["experiments/tune_thermal.py"])
-    words = shlex.split(commands.audit_command(tiny.override({"data.split": "purged"}).data))
+    words = shlex.split(follow_ups.audit_command(tiny.override({"data.split": "purged"}).data))
     flags = commands.parse_audit("?", words[2:])
     assert words[1] == "experiments/audit_thermal.py"
     assert flags.data == tiny.override({"data.split": "purged"}).data

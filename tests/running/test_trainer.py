@@ -1,6 +1,7 @@
 """One run: in this process, killed and resumed, and over workers."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, step
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import commands, preflight, trainer, worker
+from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
@@ -167,7 +168,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_resumes_from_the_sta
 def test_the_printed_command_survives_odd_folders(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(ROOT / "experiments" / "tune_thermal.py")])
     odd = tiny.override({"run.storage": "/tmp/my runs #1"})
-    words = shlex.split(commands.command_again(odd, "laptop", "val/loss"))
+    words = shlex.split(follow_ups.command_again(odd, "laptop", "val/loss"))
     assert words[words.index("--run.storage") + 1] == "/tmp/my runs #1"
     assert Path(words[1]).resolve() == ROOT / "experiments" / "train_thermal.py"
     flags = commands.parse(commands.TrainFlags, "?", words[2:])
@@ -253,6 +254,19 @@ def test_a_failing_run_is_marked_as_failed(tiny: Experiment) -> None:
     assert tiny.run.tracking_uri is not None
     (run,) = runs_in(tiny.run.tracking_uri)
     assert run.info.status == "FAILED"
+
+
+def test_a_loss_that_explodes_is_one_line_with_its_step_and_rate(
+    tiny: Experiment, call_script: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tiny.override({"learning.lr": 1e30, "learning.max_grad_norm": 1e30, "learning.warmup_fraction": 0.0})
+    with pytest.raises(SystemExit) as ended:
+        call_script("train_thermal", *flags_of(experiment), "--name", "one")
+    assert ended.value.code == commands.EXIT_BAD_INPUT
+    assert re.search(
+        r"error: The training loss became .* in step 2 of epoch 1, at a learning rate of 1e\+30",
+        "".join(capsys.readouterr().err),
+    )
 
 
 def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(

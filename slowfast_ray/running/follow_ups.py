@@ -1,0 +1,46 @@
+"""The commands that a script prints for people to copy: how to go on from what it just did."""
+
+import os
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running.commands import PRESETS, Preset
+
+
+def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
+    """The command that trains `experiment` again, from the current folder."""
+    own = PRESETS[preset].flatten()
+    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value}
+    changed.pop("model.num_classes", None)  # the dataset says
+    words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))
+    return shlex.join([program(), script, "--preset", preset, "--metric", metric, *words])
+
+
+def audit_command(data: DataConfig) -> str:
+    """The command that audits this data with all that is found, from the current folder."""
+    plain = DataConfig()
+    changed = {field.name: getattr(data, field.name) for field in fields(data)}
+    words = [
+        word
+        for name, value in changed.items()
+        if value is not None and value != getattr(plain, name)
+        for word in (f"--data.{name.replace('_', '-')}", str(value))
+    ]
+    return shlex.join([program(), os.path.relpath(Path(sys.argv[0]).with_name("audit_thermal.py")), *words])
+
+
+def program() -> str:
+    """How this Python is called from the current folder, for commands that people copy."""
+    return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+
+
+def mlflow_command(tracking_uri: str) -> str:
+    """How to open the MLflow UI on a store; for a server, its address."""
+    if tracking_uri.startswith(("http://", "https://")):
+        return tracking_uri
+    return shlex.join([program(), "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri])
