@@ -140,8 +140,9 @@ def _fit_stem(state: State, stem: str, weights: Weights, config: ModelConfig) ->
     shift_O = torch.einsum("oithw,i->o", weight_OITHW, offset_I)
     state[norm[0]] = (mean_O - shift_O).float()
     scale_O = scale_O / (variance_O + EPS).sqrt()
-    folded = f"{sums or conv}, {norm[0]} (the source's normalisation folded in)"
-    return _Stem(reshaped=(folded,), border=_largest_border(weight_OITHW, offset_I, shift_O, scale_O))
+    folded = "(the source's normalisation folded in)"
+    reshaped = (f"{sums or conv} {folded}", f"{norm[0]} {folded}")
+    return _Stem(reshaped=reshaped, border=_largest_border(weight_OITHW, offset_I, shift_O, scale_O))
 
 
 def _factor_and_offset(theirs: Normalisation, ours: Normalisation) -> tuple[torch.Tensor, torch.Tensor]:

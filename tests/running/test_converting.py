@@ -85,6 +85,17 @@ def test_the_name_of_a_file_of_the_zoo_holds_its_hash(convert: Convert, source: 
     assert not (tmp_path / "b").exists()
 
 
+def test_a_date_is_no_hash() -> None:
+    for name, digest in (
+        ("slowfast_20220901-12345678.pth", "12345678"),
+        ("slowfast_701b0f6f.pth", "701b0f6f"),
+        ("epoch_20240131.pth", None),
+        ("epoch_12.pth", None),
+        ("SLOWFAST_8x8_R50.pyth", None),
+    ):
+        assert fetching.name_digest(Path(name)) == digest, name
+
+
 def test_the_published_files_that_tell_their_hash() -> None:
     found = {name: fetching.name_digest(Path(address)) for name, address in fetching.ADDRESSES.items()}
     assert found == {"slowfast_r50_4x16": "701b0f6f", "slowfast_r50_8x8": None, "slowfast_r101_8x8": None}
@@ -168,6 +179,12 @@ def test_a_server_without_ranges_sends_everything_again(serve: Callable[..., Run
 def test_a_part_that_was_whole_already(serve: Callable[..., Running], tmp_path: Path) -> None:
     (tmp_path / f"{RIGHT}.part").write_bytes(CONTENT)
     assert fetching.fetch(f"{serve().address}/{RIGHT}", tmp_path).path.read_bytes() == CONTENT
+
+
+def test_a_part_of_something_longer(serve: Callable[..., Running], tmp_path: Path) -> None:
+    (tmp_path / f"{RIGHT}.part").write_bytes(CONTENT + b"more")
+    with pytest.raises(ValueError, match="is longer than what"):
+        fetching.fetch(f"{serve().address}/{RIGHT}", tmp_path)
 
 
 def test_a_wrong_hash_is_refused(serve: Callable[..., Running], tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_loss_that_explodes_is_one_line_with_its_step_and_rate(
         call_script("train_thermal", *flags_of(experiment), "--name", "one")
     assert ended.value.code == commands.EXIT_BAD_INPUT
     assert re.search(
-        r"error: The training loss became .* in step 2 of epoch 1, at a learning rate of 1e\+30",
+        r"error: The training loss became .* in step 2 of epoch 1, at a learning rate of 8.54e\+29",
         "".join(capsys.readouterr().err),
     )
 
