@@ -91,8 +91,8 @@ class Experiment:
         if self.model.batch_norm == "train" and (micro_batch or share) * seen < 2:
             raise ValueError(
                 f"BatchNorm needs more than one value, but of {micro_batch or share} clip at once of `data.clip_len` "
-                f"(={clip_len}) and {self.data.height} x {self.data.width} pixels one is left in the last stage; take 2 "
-                f"clips at once, by `learning.batch_size` (={batch_size}) or `learning.micro_batch` (={micro_batch})."
+                f"(={clip_len}) and {self.data.height} x {self.data.width} pixels one is left in the last stage; take "
+                f"2 clips at once, by `learning.batch_size` (={batch_size}) or `learning.micro_batch` (={micro_batch})."
             )
         if self.model.channels != 1:
             raise ValueError(
