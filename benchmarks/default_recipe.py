@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rich
 import torch
 import tyro
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from slowfast_ray.data import dataset
@@ -92,7 +92,7 @@ def main() -> None:
         right = [(said_S == each.val.labels_S.numpy()).mean() for each, said_S in zip(data, predicted, strict=True)]
         by_run = " ".join(f"{each:.3f}" for each in right)
         table.add_row(split, which, str(pooled.top1()), by_run, str(pooled.mean_class()))
-    rich.print(table)
+    Console(width=120).print(table)
     print(
         f"--preset laptop: provided, {NUM_RUNS} seeds; purged, {NUM_RUNS} folds pooled, each with a seed of its own.\n"
         "Best epochs were chosen on the samples that they are scored on. 95 % intervals: Wilson for top-1, bootstrap\n"

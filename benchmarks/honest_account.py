@@ -45,6 +45,7 @@ RECIPE_BEFORE: dict[str, Any] = {
     "learning.lr": 0.05,
     "learning.num_epochs": 12,
     "learning.ema_decay": 0.0,
+    "learning.mixup": 0.0,
     "model.dropout": 0.2,
 }
 """The laptop preset's recipe when this was measured; docs/recipe.md tells what has become of it."""

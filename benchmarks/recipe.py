@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich
 import torch
 import tyro
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from slowfast_ray.data import dataset
@@ -47,6 +47,7 @@ PLAIN: dict[str, Any] = {
     "learning.optimizer": "sgd",
     "model.dropout": 0.2,
     "learning.ema_decay": 0.0,
+    "learning.mixup": 0.0,
 }
 """What the ingredients are added to, whatever the preset has become since."""
 
@@ -187,7 +188,7 @@ def show(rows: dict[str, Pooled], flags: Flags) -> None:
             )
             difference = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
         table.add_row(name, str(each.top1()), difference, str(each.mean_class()))
-    rich.print(table)
+    Console(width=120).print(table)
     print(
         f"Person crops, purged split, {NUM_FOLDS} folds pooled, {flags.repeats} training(s) of each, every one with a "
         f"seed of its own;\nthe last of {flags.num_epochs} epochs. Difference: of top-1, to the first row, paired; "

@@ -30,7 +30,7 @@ def main() -> None:
             flags.checkpoint, num_clips=flags.clips, num_crops=flags.crops, out=flags.out, root=flags.root
         )
         evaluation = evaluating.score(plan)
-    evaluation_files.write(evaluation)
+        evaluation_files.write(evaluation)
     show(evaluation)
     if flags.track:
         attach(evaluation)

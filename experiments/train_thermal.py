@@ -30,10 +30,11 @@ def main() -> None:
         print("No --data.root: training on the built-in, made-up dataset.")
     summary.opening(ready, flags.metric)
     if flags.dry_run:
-        plan.show(ready)
+        with commands.exits_cleanly(DoesNotFitError):
+            plan.show(ready)
         return
     if flags.overfit_batches is not None:
-        with commands.exits_cleanly():
+        with commands.exits_cleanly(ValueError, DoesNotFitError):
             is_learnt = sanity.show(ready, flags.overfit_batches)
         raise SystemExit(0 if is_learnt else commands.EXIT_NOT_LEARNT)
     newest = checkpoint.newest(ready.folder)

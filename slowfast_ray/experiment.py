@@ -222,7 +222,7 @@ LAPTOP = Experiment()
 GPU = Experiment(
     data=DataConfig(clip_len=32, frame_interval=2, height=256, width=384),
     model=ModelConfig(width=1.0, dropout=0.5),
-    learning=LearningConfig(lr=0.01, batch_size=8, num_epochs=12, precision="bf16", ema_decay=0.0),
+    learning=LearningConfig(lr=0.01, batch_size=8, num_epochs=12, precision="bf16", ema_decay=0.0, mixup=0.0),
 )
 """The paper's SlowFast R50 at 256 x 384, in bf16: the size that published Kinetics weights have."""
 
@@ -238,6 +238,7 @@ EARLIER = Experiment(
         warmup_fraction=0.1,
         early_stop=20,
         ema_decay=0.0,
+        mixup=0.0,
     ),
 )
 """The earlier system's recipe for this sensor, as far as it is known: MMAction2's SlowFast R50 4x16, hand-tuned, from

@@ -65,11 +65,14 @@ def _counting_each_alike(norms: list[nn.Module]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def over_workers(model: nn.Module) -> None:
-    """BatchNorm's running statistics, averaged over workers: each saw its own share, and all evaluate one network."""
+def over_workers(model: nn.Module, learning_norms: Iterable[str]) -> None:
+    """The running statistics of the BatchNorms that are named, averaged over workers: each saw its own share, and all
+    evaluate one network. Frozen norms are the same on all, and stay so to the last bit.
+    """
     if not dist.is_initialized():
         return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+    for name in learning_norms:
+        for buffer in model.get_submodule(name).buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= dist.get_world_size()

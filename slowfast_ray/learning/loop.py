@@ -126,7 +126,7 @@ def epochs(
         train_counts = _train(learner, batches, config, epoch, loss, on_step).over_workers()
         seconds = time.perf_counter() - started
         _settle_statistics(learner, batches, config, epoch)
-        predictions = evaluate(learner.evaluated, batches.val(), batches.num_val_samples, config)
+        predictions = evaluate(learner.evaluated, batches.val(), batches.num_val_samples, config, learner.micro_batch)
         if not math.isfinite(predictions.loss()):
             raise FloatingPointError(
                 f"The validation loss became {predictions.loss()} in epoch {epoch}; lower `learning.lr` (={config.lr})."
@@ -183,27 +183,41 @@ def _train(
 
 def _settle_statistics(learner: Learner, batches: Batches, config: LearningConfig, epoch: int) -> None:
     """BatchNorm's statistics as all workers evaluate with them."""
+    learning_norms = averaging.norms_that_learn(learner.model)
     if config.precise_batch_norm:
         device = next(learner.model.parameters()).device
-        clips = (batch.clip_B1THW for batch in itertools.islice(batches.train(epoch), config.precise_batch_norm))
+        # In training a norm sees a micro-batch at once, and here as well.
+        clips = (
+            part
+            for batch in itertools.islice(batches.train(epoch), config.precise_batch_norm)
+            for part in batch.clip_B1THW.split(learner.micro_batch)
+        )
         with step.autocast(device, config):
-            averaging.take_statistics(learner.evaluated, clips, averaging.norms_that_learn(learner.model))
-    averaging.over_workers(learner.model)
+            averaging.take_statistics(learner.evaluated, clips, learning_norms)
+    averaging.over_workers(learner.model, learning_norms)
     if learner.average is not None:
-        averaging.over_workers(learner.average.module)
+        averaging.over_workers(learner.average.module, learning_norms)
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, scored: Iterable[ScoredBatch], num_samples: int, config: LearningConfig) -> Predictions:
+def evaluate(
+    model: nn.Module,
+    scored: Iterable[ScoredBatch],
+    num_samples: int,
+    config: LearningConfig,
+    micro_batch: int | None = None,
+) -> Predictions:
     """The predictions of all `num_samples` validation samples, the same on every worker.
 
-    `scored` are this worker's batches; all workers must call it together.
+    `scored` are this worker's batches, of which `micro_batch` clips are looked at together, or all; all workers must
+    call it together.
     """
     model.eval()
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for batch in scored:
+        together = micro_batch or config.micro_batch or len(batch.clip_B1THW)
         with step.autocast(batch.clip_B1THW.device, config):
-            logits = [model(part) for part in batch.clip_B1THW.split(config.micro_batch or len(batch.clip_B1THW))]
+            logits = [model(part) for part in batch.clip_B1THW.split(together)]
         logits_BK = torch.cat(logits).float()
         parts.append((batch.index_B.to(logits_BK.device), logits_BK, batch.label_B))
     assert parts, "a split has at least one sample a worker"

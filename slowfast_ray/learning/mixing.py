@@ -65,7 +65,8 @@ def _draw_rectangle(share: float, height: int, width: int) -> tuple[int, int, in
 
     Equation 2 of Yun et al. 2019: its sides are the picture's, shortened by the square root of the share.
     """
-    half_height, half_width = (round(side * math.sqrt(share) / 2) for side in (height, width))
+    # Rounded down: no more than half of a picture is ever another's.
+    half_height, half_width = (int(side * math.sqrt(share) / 2) for side in (height, width))
     row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
     return (
         max(0, row - half_height),

@@ -2,7 +2,8 @@
 
 Where a micro-batch does not fit into a GPU, all workers halve it together and take the step again, so that the
 optimiser sees the same batch. Gradients are summed over the workers here, in one message with whether they all fitted:
-a worker that ran out of memory in the middle of a step leaves nobody waiting.
+a worker that ran out of memory in the middle of a step leaves nobody waiting. What is not taken back of the failed try
+are its draws of dropout, and that BatchNorm's running statistics saw its clips.
 
 Shapes: B clips of this worker, T frames, H and W height and width, K classes.
 """
@@ -47,7 +48,7 @@ def take(
         mean_loss, all_fit = _over_workers(learner, None if outputs is None else outputs[1].mean())
         if all_fit:
             break
-        _halve(learner)
+        _halve(learner, num_clips=len(clip_B1THW))
     assert outputs is not None, "it is one of those that fitted"
     learner.scaler.unscale_(learner.optimizer)
     nn.utils.clip_grad_norm_(learner.model.parameters(), config.max_grad_norm)
@@ -104,13 +105,15 @@ def _over_workers(learner: Learner, loss: torch.Tensor | None) -> tuple[torch.Te
     parts = message[2:].split([each.numel() for each in learning])
     for parameter, part in zip(learning, parts, strict=True):
         parameter.grad = part.view_as(parameter)
-    return message[1], True
+    return message[1].clone(), True  # a copy: a part would keep the whole message alive
 
 
-def _halve(learner: Learner) -> None:
+def _halve(learner: Learner, num_clips: int) -> None:
+    """To half of the clips at once or less, into equal parts: a part of one clip may be too small for BatchNorm."""
     if learner.micro_batch == 1:
         raise DoesNotFitError("Not even one clip at a time fits into the GPU's memory.")
-    learner.micro_batch //= 2
+    half = learner.micro_batch // 2
+    learner.micro_batch = next(size for size in range(half, 0, -1) if num_clips % size == 0)
     log.warning(
         "The GPU's memory is too small: from here on %d clip(s) at a time, with gradients added up to the same batch.",
         learner.micro_batch,

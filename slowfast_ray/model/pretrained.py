@@ -19,7 +19,7 @@ from slowfast_ray.model import pretrained_files, pretrained_fit, slowfast
 from slowfast_ray.model.config import ModelConfig
 from slowfast_ray.model.pretrained_files import Content
 from slowfast_ray.model.pretrained_names import HEAD, Renamed, infer, rename
-from slowfast_ray.model.pretrained_report import ARCHITECTURE, NORMALISATION, Dialect, Report, Weights
+from slowfast_ray.model.pretrained_report import ARCHITECTURE, NORMALISATION, OURS, Dialect, Report, Weights
 
 fit = pretrained_fit.fit
 refuse_incomplete = pretrained_fit.refuse_incomplete
@@ -40,7 +40,10 @@ def read(path: str | Path) -> Weights:
     state = {key: value for key, value in renamed.state.items() if value.shape == wanted.get(key)}
     header = content.header
     inferred = {name: getattr(model, name) for name in ARCHITECTURE if name not in NOT_IN_SHAPES}
-    normalisation = NORMALISATION[dialect] if header is None else header.normalisation
+    if header is not None:
+        normalisation = header.normalisation
+    else:  # for one channel nobody publishes any; ours is the likeliest
+        normalisation = OURS if model.channels == 1 else NORMALISATION[dialect]
     otherwise = {name: getattr(model, name) for name in NOT_IN_SHAPES} | {"normalisation": normalisation}
     if header is not None:
         otherwise["origin"] = header.origin

@@ -1,8 +1,9 @@
 """Reads pickled Caffe2 blobs, as PySlowFast's zoo has them; the one door to pickle, and nothing is ever called by it.
 
 Such a file is a pickle (protocol 2, written by Python 2) of a dictionary whose "blobs" are numpy arrays. A pickle names
-the functions that it wants called. Here it gets numpy's three for arrays, and one that turns text back into bytes; for
-any other name it gets a stand-in that does nothing.
+the functions that it wants called, and numpy's own would trust it: an array of objects is one of addresses that the
+file chooses. So the three names of arrays get stand-ins that check what they are told, one more turns text back into bytes,
+and any other name gets a stand-in that does nothing.
 """
 
 import pickle
@@ -16,8 +17,8 @@ import torch
 
 SPENT = re.compile(r".*_momentum|lr|model_iter")
 """Blobs of the optimiser, as PySlowFast's c2_model_loading.py leaves them out."""
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
-"""The function that numpy pickles arrays with, wherever this numpy keeps it."""
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+"""What arrays of weights and counters hold, in numpy's words."""
 
 
 class ForeignError(ValueError):
@@ -49,11 +50,41 @@ def read_blobs(path: Path) -> tuple[dict[str, torch.Tensor], list[str], list[str
         )
     found, set_aside = {}, []
     for key, value in blobs.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray) or SPENT.fullmatch(key):
+        values = value.values if isinstance(value, _Array) else None
+        if not isinstance(key, str) or values is None or SPENT.fullmatch(key):
             set_aside.append(str(key))
         else:
-            found[key] = torch.from_numpy(value)
+            found[key] = torch.from_numpy(values)
     return found, set_aside, unpickler.inert
+
+
+class _Numbers:
+    """Stands for numpy.dtype: the kind of an array's numbers, and nothing else."""
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        if code not in NUMBERS:
+            raise ValueError(f"an array of {code!r}, where weights have numbers ({', '.join(NUMBERS)})")
+        self.dtype = np.dtype(str(code))
+
+    def __setstate__(self, state: Any) -> None:
+        """Of numpy's state only the order of the bytes means something here."""
+        self.dtype = self.dtype.newbyteorder("=" if state[1] == "|" else state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray, and makes one of checked parts."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        """The version, shape, numbers, order and bytes of an array."""
+        _, shape, numbers, is_fortran, data = state
+        if not isinstance(numbers, _Numbers):
+            raise ValueError("an array without a kind of numbers")
+        held = bytearray(data, "latin1") if isinstance(data, str) else bytearray(data)
+        values = np.frombuffer(held, numbers.dtype).reshape(shape, order="F" if is_fortran else "C")
+        self.values = np.require(values.astype(values.dtype.newbyteorder("="), copy=False), requirements="C")
 
 
 class _Arrays(pickle.Unpickler):
@@ -66,9 +97,9 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name in the pickle; never imports it."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _RECONSTRUCT
+            return _Array
         if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+            return {"ndarray": _Array, "dtype": _Numbers}[name]
         if (module, name) == ("_codecs", "encode"):
             # Python 3 writes bytes so under protocol 2. Of codecs at large, some import modules or unpack archives.
             return lambda text, _encoding="latin1": text.encode("latin1")

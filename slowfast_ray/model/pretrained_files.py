@@ -13,6 +13,7 @@ beside its weights: each gets a stand-in that does nothing, and is never importe
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def read(path: Path) -> Content:
         raise
     except Exception as error:  # a damaged file can end in any exception of torch, pickle, numpy and safetensors
         shown = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if "weights_only" in shown:  # torch's advice to trust the file
+            shown = "it holds objects"
         raise ValueError(
             f"`model.weights` (={path}) is damaged or incomplete, or asks for what weights do not need: {shown}; fetch "
             "it again from where it came."
@@ -126,13 +129,23 @@ def _weights_of(folder: Path) -> Path:
     raise ValueError(f"`model.weights` (={folder}) is a folder without weights.safetensors; {remedy}.")
 
 
+def _can_be_mapped(path: Path) -> bool:
+    """Whether the tensors of a zip lie in it as they are. Raises ValueError where a checksum is wrong."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of its part {damaged!r} is wrong")
+        return all(each.compress_type == zipfile.ZIP_STORED for each in archive.infolist())
+
+
 def _torch(path: Path, *, is_zip: bool) -> Content:
     stand_ins: dict[str, Any] = {}
+    is_mapped = is_zip and _can_be_mapped(path)
     while True:
         allowed: list[Any] = [(each, name) for name, each in stand_ins.items()]
         try:
             with torch.serialization.safe_globals(allowed):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
             break
         except Exception as error:
             refused = re.search(r"Unsupported global: GLOBAL (\S+) was not an allowed global", str(error))
@@ -145,6 +158,8 @@ def _torch(path: Path, *, is_zip: bool) -> Content:
                     "Do not trust this file."
                 ) from None
             name = refused[1] if "." in refused[1] else f"builtins.{refused[1]}"  # torch drops that word
+            if name in stand_ins:  # refused all the same
+                raise
             stand_ins[name] = _plain_dict if name == "collections.defaultdict" else stand_in(name)
     if not isinstance(content, Mapping):
         raise ForeignError(f"`model.weights` (={path}) holds no state dict, but a {type(content).__name__}.")

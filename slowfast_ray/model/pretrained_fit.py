@@ -122,7 +122,7 @@ def _fit_stem(state: State, stem: str, weights: Weights, config: ModelConfig) ->
     if is_same and num_channels == config.channels:
         return _Stem()
     conv, norm = f"{stem}.conv.weight", [f"{stem}.norm.{leaf}" for leaf in ("running_mean", "running_var", "weight")]
-    if not is_same and any(key not in state for key in norm):  # half a stem would be another function
+    if conv not in state or (not is_same and any(key not in state for key in norm)):  # half a stem is another function
         own = [key for key in state if key.startswith(f"{stem}.")]
         for key in own:
             del state[key]

@@ -87,6 +87,9 @@ def _caffe2(key: str) -> str | None:
     return None
 
 
+WRAPPED = re.compile(r"^(module\.|model\.|_orig_mod\.)+")
+"""What DataParallel, Lightning and torch.compile put before the names of the network that they hold."""
+
 _TABLES: dict[str, tuple[Dialect, Callable[[str], str | None]]] = {
     "backbone.slow_path.conv1.conv.weight": ("MMAction2", _mmaction2),
     "s1.pathway0_stem.conv.weight": ("PySlowFast", _pyslowfast),
@@ -112,7 +115,14 @@ def rename(source: Mapping[str, torch.Tensor], place: str) -> Renamed:
 
     Raises ValueError where it is no SlowFast network; `place` is what errors call the file.
     """
-    bare = {re.sub(r"^(module\.|model\.)+", "", key): value for key, value in source.items()}
+    bare: dict[str, torch.Tensor] = {}
+    for key, value in source.items():
+        name = WRAPPED.sub("", key)
+        if name in bare:
+            raise ValueError(
+                f"{place} holds several networks: `{name}` under several prefixes; save the one that is meant."
+            )
+        bare[name] = value
     table = next((each for first, each in _TABLES.items() if first in bare), None)
     if table is None:
         raise ValueError(
@@ -128,7 +138,7 @@ def rename(source: Mapping[str, torch.Tensor], place: str) -> Renamed:
         if new is None or new in state:
             unexpected.append(key)
         else:
-            state[new] = value.detach().float() if value.is_floating_point() else value
+            state[new] = _checked(key, value, place)
     head_NF = state.get(HEAD_WEIGHT)
     if dialect == "MMAction2" and head_NF is not None and head_NF.ndim == 2:
         num_fast = head_NF.shape[1] // FAST_SHARE
@@ -138,6 +148,21 @@ def rename(source: Mapping[str, torch.Tensor], place: str) -> Renamed:
         counters = [key.removesuffix("running_mean") for key in state if key.endswith(".running_mean")]
         state.update({f"{key}num_batches_tracked": torch.tensor(0) for key in counters})
     return Renamed(dialect, state, tuple(unexpected), tuple(reshaped))
+
+
+def _checked(key: str, value: torch.Tensor, place: str) -> torch.Tensor:
+    """A tensor as float32, or as the whole number that counts batches. Raises ValueError for any other."""
+    is_counter = key.endswith("num_batches_tracked")
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise ValueError(f"{place} has `{key}` in a special form ({value.layout}, {value.device}); save plain tensors.")
+    if is_counter and not value.is_floating_point():
+        return value
+    if not value.is_floating_point():
+        raise ValueError(f"{place} has `{key}` in {value.dtype}, where weights are floating-point numbers.")
+    value = value.detach().float()
+    if not value.isfinite().all():
+        raise ValueError(f"{place} has values in `{key}` that are no finite numbers: the network broke in training.")
+    return value
 
 
 def infer(state: Mapping[str, torch.Tensor], dialect: Dialect, place: str) -> ModelConfig:

@@ -108,7 +108,9 @@ class Report:
             found.append(
                 f"borders: zero padding stands for another grey here; the stem after BatchNorm differs by up to {shown}"
             )
-        return found + [f"warning: {each}" for each in self.warnings]
+        found += [f"warning: {each}" for each in self.warnings]
+        # Names come from the file: none may move the terminal's cursor or begin a line of its own.
+        return ["".join(each if each.isprintable() else "?" for each in line) for line in found]
 
     def to_json(self) -> str:
         """The same for programs."""

@@ -19,7 +19,8 @@ from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.model import pretrained
-from slowfast_ray.running import cluster
+from slowfast_ray.model.config import ModelConfig
+from slowfast_ray.running import cluster, preflight
 from slowfast_ray.running.config import SearchConfig
 
 Preset = Literal["laptop", "gpu", "earlier"]
@@ -164,11 +165,7 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        experiment = PRESETS[preset]
-        weights = _value_of("--model.weights", arguments)
-        if weights is not None:
-            # What a file fits is known before the other flags are: they may still say otherwise, and are told then.
-            experiment = replace(experiment, model=pretrained.architecture(weights, experiment.model))
+        experiment = replace(PRESETS[preset], model=_model_of(PRESETS[preset], arguments))
         defaults = kind(preset=preset, name=name, experiment=experiment)
         flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
@@ -239,13 +236,28 @@ def _preset_of(arguments: Sequence[str]) -> Preset:
     return value
 
 
+def _model_of(experiment: Experiment, arguments: Sequence[str]) -> ModelConfig:
+    """Weights decide the defaults of the architecture, as the preset does of all else; flags may still say otherwise.
+
+    A run that goes on has weights of its own: what it began with may have been moved since.
+    """
+    weights = _value_of("--model.weights", arguments)
+    if weights is None:
+        return experiment.model
+    begun = Path(_value_of("--run.storage", arguments) or experiment.run.storage, _value_of("--name", arguments) or "")
+    if "--resume" in arguments and (begun / preflight.BEGUN_AS).is_file():
+        return Experiment.from_json((begun / preflight.BEGUN_AS).read_text(encoding="utf-8")).model
+    return pretrained.architecture(Path(weights).expanduser(), experiment.model)
+
+
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of a flag, None where it is not given."""
+    """The value of a flag, the last where it is given twice; None where it is not given, or as None."""
+    found = None
     for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
+        name, sign, value = argument.partition("=")
         if name == flag:
-            return value or "".join(arguments[position + 1 : position + 2])
-    return None
+            found = value if sign else "".join(arguments[position + 1 : position + 2])
+    return None if found == "None" else found
 
 
 def _escaped(text: str) -> str:

@@ -151,9 +151,10 @@ def predict(folder: Path, experiment: Experiment, data: Dataset, chosen: Sequenc
     model = slowfast.build(experiment.model).to(device)
     checkpoint.load_weights(folder, model)
     batches = batches_of(experiment, data, device)
-    return Predictions.averaged(
-        [loop.evaluate(model, batches.val(view), batches.num_val_samples, experiment.learning) for view in chosen]
-    )
+    seen = [loop.evaluate(model, batches.val(view), batches.num_val_samples, experiment.learning) for view in chosen]
+    if not all(each.logits_SK.isfinite().all() for each in seen):
+        raise ValueError(f"The network of {folder} gives values that are no numbers; take an earlier checkpoint.")
+    return Predictions.averaged(seen)
 
 
 def batches_of(experiment: Experiment, data: Dataset, device: torch.device) -> Batches:

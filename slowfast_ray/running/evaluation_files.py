@@ -13,6 +13,8 @@ Legend: S samples, K classes, T frames, H and W height and width as the model se
 import csv
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +42,10 @@ def write(evaluation: Evaluation) -> None:
 
     Raises FileExistsError where it came to be since it was checked.
     """
-    out, found, classes = evaluation.plan.out, evaluation.predictions, evaluation.data.classes
+    final, found, classes = evaluation.plan.out, evaluation.predictions, evaluation.data.classes
+    # Under another name until it is whole: a full disk leaves nothing that stands in the way of the next try.
+    out = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     (out / "metrics.json").write_text(metrics_json(evaluation), encoding="utf-8")
     per_class = [{**asdict(each), "f1": each.f1} for each in found.per_class(classes)]
@@ -57,6 +62,9 @@ def write(evaluation: Evaluation) -> None:
         rows = ([name, *row] for name, row in zip(classes, confusion_KK.tolist(), strict=True))
         _write_csv(out / "confusion.csv", ["truth \\ predicted", *classes], rows)
         evaluation_pictures.confusion(confusion_KK, classes, out / "confusion.png")
+    if final.exists():
+        raise FileExistsError(f"{final} came to be meanwhile, and nothing is overwritten; the results are in {out}.")
+    out.rename(final)
 
 
 def metrics_json(evaluation: Evaluation) -> str:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.model.pretrained_report import ARCHITECTURE
 from slowfast_ray.running.commands import PRESETS, Preset
 
 
 def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
     """The command that trains `experiment` again, from the current folder."""
     own = PRESETS[preset].flatten()
-    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value}
+    # With weights, the file decides the defaults of these, so that all of them are said.
+    told = {f"model.{name}" for name in ARCHITECTURE if name != "channels"} if experiment.model.weights else set()
+    changed = {name: value for name, value in experiment.flatten().items() if own[name] != value or name in told}
     changed.pop("model.num_classes", None)  # the dataset says
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))

@@ -8,13 +8,14 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Queue
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import cluster, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.preflight import Ready
@@ -41,6 +42,12 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
             train(ready.experiment, ready.folder, objective, slots, [ForwardRows(rows)])
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from leaving
+        except WorkerGroupError as error:
+            for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
+                for kind in (DoesNotFitError, FloatingPointError):
+                    if isinstance(failure, kind):
+                        raise kind(str(getattr(failure, "cause", failure))) from error
+            raise
         finally:
             rows.put(None)
             consumer.join()

@@ -17,9 +17,13 @@ Space = dict[str, Any]
 MAX_CHECKED_COMBINATIONS = 2_000
 NOT_SEARCHED = (
     "data.root", "data.split", "data.fold", "data.num_folds", "data.split_seed", "data.purge_window", "data.labels",
-    "data.ties", "model.num_classes", "run.num_workers", "run.storage", "run.tracking_uri",
+    "data.ties", "model.num_classes", "model.weights", "run.num_workers", "run.storage", "run.tracking_uri",
 )  # fmt: skip
 """Fields that belong to the search as a whole: all trials score the same validation samples."""
+
+
+BY_WEIGHTS = ("model.width", "model.depth", "model.lateral_kernel", "model.lateral_norm")
+"""Fields that pretrained weights fix."""
 
 
 def check(space: Space, experiment: Experiment) -> None:
@@ -37,6 +41,10 @@ def check(space: Space, experiment: Experiment) -> None:
         if name in NOT_SEARCHED:
             raise ValueError(f"`{name}` is the same for all trials of a search; take it out of the search space.")
         experiment.override({name: own.get(name)})  # an unknown name is refused here
+        if experiment.model.weights is not None and name in BY_WEIGHTS:
+            raise ValueError(
+                f"`{name}` in the search space is decided by `model.weights` (={experiment.model.weights}); take it out."
+            )
         if name == "data.frame_interval" and experiment.data.frame_interval_ms is not None:
             raise ValueError(
                 "`data.frame_interval` in the search space has no effect, since `data.frame_interval_ms` "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.batches import Batch, Batches
@@ -150,17 +151,21 @@ def train(
     ready = prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
     experiment, learner = ready.experiment, ready.learner
     progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
-    if place.rank > 0:  # each worker drops other features; rank 0 goes on with the generator of the checkpoint
-        torch.manual_seed((experiment.run.seed * 1_000 + place.rank) * 100_000 + progress.epoch)
     if is_finished(progress, experiment):  # whoever restarted it still waits for a row
         report(row_of(progress, folder, experiment))
         return
+
+    def begin_epoch(_: nn.Module, epoch: int) -> None:
+        ready.begin_epoch(epoch)
+        if place.rank > 0:  # each worker mixes and drops otherwise; rank 0 goes on with the checkpoint's generator
+            torch.manual_seed((experiment.run.seed * 1_000 + place.rank) * 100_000 + epoch)
+
     results = loop.epochs(
         learner,
         ready.batches,
         experiment.learning,
         ready.loss,
-        begin_epoch=lambda _, epoch: ready.begin_epoch(epoch),
+        begin_epoch=begin_epoch,
         on_step=on_step,
     )
     with _saying_what_would_fit(experiment, place.device):

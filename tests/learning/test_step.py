@@ -117,6 +117,17 @@ def test_memory_that_ends_in_mid_batch_leaves_no_part_of_a_gradient() -> None:
     torch.testing.assert_close(weights(found.model), weights(expected.model))
 
 
+def test_parts_stay_equal_when_they_are_halved() -> None:
+    # 2 + 2 + 1 of five would leave one clip alone, which BatchNorm may refuse.
+    model = SmallMemory(2)
+    learner, *_ = take(model, LearningConfig(**{**vars(PLAIN), "batch_size": 6}))
+    assert model.seen == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert learner.micro_batch == 1
+    model = SmallMemory(4)
+    take(model, LearningConfig(**{**vars(PLAIN), "batch_size": 10}))
+    assert model.seen == [10, 5, 2, 2, 2, 2, 2]
+
+
 def test_a_clip_that_does_not_fit_alone_ends_the_run_with_its_weights_untouched() -> None:
     model = SmallMemory(0)
     before = weights(model).clone()

@@ -196,17 +196,17 @@ def test_memory_that_runs_out_halves_the_clips_at_once_for_the_whole_run(
     tried: list[int] = []
 
     def with_room_for_two(model: slowfast.SlowFast, clip_B1THW: torch.Tensor) -> torch.Tensor:
-        if model.training:
-            tried.append(len(clip_B1THW))
-            if len(clip_B1THW) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+        tried.append(len(clip_B1THW))
+        if len(clip_B1THW) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(model, clip_B1THW)
 
     monkeypatch.setattr(slowfast.SlowFast, "forward", with_room_for_two)
-    experiment = tiny.override({"learning.num_epochs": 2})
+    # In evaluation, and where statistics are taken, as well.
+    experiment = tiny.override({"learning.num_epochs": 2, "learning.precise_batch_norm": 1})
     fit(experiment, "one")
     assert tried[:3] == [8, 4, 2]
-    assert set(tried[3:]) == {2}, "it is found once"
+    assert set(tried[3:]) <= {1, 2}, "it is found once"
     assert [row["train/micro_batch"] for row in history(tmp_path / "runs" / "one")] == [2, 2]
 
 

@@ -1,6 +1,7 @@
 """A run that starts from weights: it starts as they are, says what it took of them, and goes on without them."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import commands, preflight, trainer, worker
+from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
 from tests.running.conftest import flags_of, runs_in
 
 STANDING_STILL = {"learning.lr": 1e-30, "learning.ema_decay": 0.0, "model.batch_norm": "frozen"}
@@ -64,6 +65,33 @@ def test_on_the_command_line_weights_bring_their_architecture(
     saved = Experiment.from_json((tmp_path / "runs" / "second" / "experiment.json").read_text())
     assert (saved.model.width, saved.model.lateral_norm, saved.model.lateral_kernel) == (0.125, False, 7)
     assert "classifier: kept" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_to_train_again_says_what_the_weights_would_otherwise_decide(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No shape tells alpha: a file made with 4 may be trained with 8, the preset's own.
+    first = fit(tiny.override({"model.alpha": 4}), "first")
+    experiment = tiny.override({"model.weights": str(first), "model.alpha": 8})
+    monkeypatch.setattr("sys.argv", ["experiments/tune_thermal.py"])
+    words = shlex.split(follow_ups.command_again(experiment, "laptop", "val/top1"))
+    flags = commands.parse(commands.TrainFlags, "?", words[2:])
+    assert flags.experiment == experiment
+
+
+def test_on_the_command_line_a_run_goes_on_without_its_weights(
+    tiny: Experiment, tmp_path: Path, call_script: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Path(shutil.copytree(fit(tiny.override({"model.lateral_kernel": 7}), "first"), tmp_path / "weights"))
+    flags = flags_of(tiny)
+    position = flags.index("--model.lateral-kernel")
+    del flags[position : position + 2]
+    flags += ["--model.weights", str(weights), "--name", "second"]
+    call_script("train_thermal", *flags)
+    shutil.rmtree(weights)
+    capsys.readouterr()
+    call_script("train_thermal", *flags, "--resume")
+    assert "Checkpoint:" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_checkpoint_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
