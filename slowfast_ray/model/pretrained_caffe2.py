@@ -2,8 +2,8 @@
 
 Such a file is a pickle (protocol 2, written by Python 2) of a dictionary whose "blobs" are numpy arrays. A pickle names
 the functions that it wants called, and numpy's own would trust it: an array of objects is one of addresses that the
-file chooses. So the three names of arrays get stand-ins that check what they are told, one more turns text back into bytes,
-and any other name gets a stand-in that does nothing.
+file chooses. So the three names of arrays get stand-ins that check what they are told, one more turns text back into
+bytes, and any other name gets a stand-in that does nothing.
 """
 
 import pickle

@@ -43,7 +43,7 @@ def check(space: Space, experiment: Experiment) -> None:
         experiment.override({name: own.get(name)})  # an unknown name is refused here
         if experiment.model.weights is not None and name in BY_WEIGHTS:
             raise ValueError(
-                f"`{name}` in the search space is decided by `model.weights` (={experiment.model.weights}); take it out."
+                f"`{name}` in the search space is decided by `model.weights` (={experiment.model.weights}); drop it."
             )
         if name == "data.frame_interval" and experiment.data.frame_interval_ms is not None:
             raise ValueError(

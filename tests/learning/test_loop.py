@@ -29,6 +29,7 @@ PLAIN = LearningConfig(
     label_smoothing=0,
     max_grad_norm=1e9,
     ema_decay=0,
+    mixup=0,
 )
 """One step of this moves by lr times the gradient, and by nothing else."""
 FROZEN = LearningConfig(**{**vars(PLAIN), "lr": 1e-30})
@@ -148,7 +149,7 @@ def test_it_goes_on_after_the_epochs_that_are_done() -> None:
 
 def test_training_is_the_loop_that_everybody_writes() -> None:
     # Reference: torch alone. Gradients that add up, a schedule that is late or an evaluation that leaks would show.
-    batches, config = InMemory(), LearningConfig(lr=0.1, num_epochs=3, warmup_fraction=0.3, max_grad_norm=0.5)
+    batches, config = InMemory(), LearningConfig(lr=0.1, num_epochs=3, warmup_fraction=0.3, max_grad_norm=0.5, mixup=0)
     results = list(loop.epochs(start(model := network(), config, batches), batches, config, loss_of(config)))
 
     reference = network()

@@ -22,7 +22,7 @@ def clips_of_one_value() -> torch.Tensor:
 
 def mixed(seed: int, **changes: Any) -> mixing.Mixed:
     torch.manual_seed(seed)
-    return mixing.mix(clips_of_one_value(), torch.arange(NUM_CLIPS), LearningConfig(**changes))
+    return mixing.mix(clips_of_one_value(), torch.arange(NUM_CLIPS), LearningConfig(**{"mixup": 0.0, **changes}))
 
 
 @pytest.mark.parametrize("recipe", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
@@ -56,7 +56,7 @@ def test_nothing_is_mixed_or_drawn_unless_asked() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     clip_B1THW = clips_of_one_value()
-    found = mixing.mix(clip_B1THW, torch.arange(NUM_CLIPS), LearningConfig())
+    found = mixing.mix(clip_B1THW, torch.arange(NUM_CLIPS), LearningConfig(mixup=0.0))
     assert found.clip_B1THW is clip_B1THW
     assert found.partner_share == 0
     assert torch.equal(torch.get_rng_state(), before)

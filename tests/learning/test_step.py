@@ -20,7 +20,9 @@ from slowfast_ray.model.config import ModelConfig
 # Shapes: B clips, T frames, H and W height and width, K classes.
 
 NUM_CLASSES = 3
-PLAIN = LearningConfig(lr=0.1, momentum=0, weight_decay=0, warmup_fraction=0, num_epochs=1, max_grad_norm=1e9)
+PLAIN = LearningConfig(
+    lr=0.1, momentum=0, weight_decay=0, warmup_fraction=0, num_epochs=1, max_grad_norm=1e9, ema_decay=0, mixup=0
+)
 
 
 def network() -> nn.Sequential:

@@ -6,15 +6,17 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from slowfast_ray.model import pretrained, slowfast
+from slowfast_ray.model import pretrained, pretrained_caffe2, slowfast
 from slowfast_ray.model.config import ModelConfig
 from tests.model import weight_files
 from tests.model.weight_files import MM_4X16, MM_8X8, PSF_4X16, golden
@@ -240,3 +242,87 @@ def test_no_module_of_a_refused_name_is_imported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no tensors"):
         pretrained.read(path)
     assert "antigravity" not in sys.modules
+
+
+class OfObjects:
+    """An array as numpy pickles one, but of objects: eight bytes, each of them an address that the file chooses."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        array = np.zeros(1, dtype="u8")
+        function, arguments, state = array.__reduce__()
+        return function, arguments, (*state[:2], np.dtype("O"), False, b"\x41" * 8)
+
+
+@pytest.mark.parametrize("value", [OfObjects(), np.array(["text"]), np.zeros(2, complex)])
+def test_an_array_of_anything_but_numbers_is_never_made(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"conv1_w": value}}, protocol=2))
+    with pytest.raises(ValueError, match="where weights have numbers"):
+        pretrained.read(path)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+def test_arrays_of_all_numbers_and_orders_come_out_as_they_were(tmp_path: Path, dtype: str) -> None:
+    expected = np.arange(24, dtype=dtype).reshape(2, 3, 4)
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"a_w": expected, "b_w": np.asfortranarray(expected)}}, protocol=2))
+    blobs, _, _ = pretrained_caffe2.read_blobs(path)
+    for name in ("a_w", "b_w"):
+        np.testing.assert_array_equal(blobs[name].numpy(), expected)
+
+
+def repacked(path: Path, compression: int, damage: bool = False) -> Path:
+    """The same zip, packed otherwise; or with a byte of its largest part turned over."""
+    other = path.with_name(f"other_{path.name}")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", compression) as target:
+        for each in source.infolist():
+            target.writestr(each.filename, source.read(each))
+    if damage:
+        with zipfile.ZipFile(other) as archive:
+            largest = max(archive.infolist(), key=lambda each: each.file_size)
+        content = bytearray(other.read_bytes())
+        content[largest.header_offset + 200] ^= 0xFF
+        other.write_bytes(content)
+    return other
+
+
+def test_a_packed_zip_gives_the_same_tensors(tmp_path: Path) -> None:
+    torch.save({"model_state": small_state()}, tmp_path / "a.pth")
+    found = pretrained.read(repacked(tmp_path / "a.pth", zipfile.ZIP_DEFLATED)).state
+    for key, expected in pretrained.read(tmp_path / "a.pth").state.items():
+        assert torch.equal(found[key], expected), key
+
+
+def test_a_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+    torch.save({"model_state": small_state()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="checksum"):
+        pretrained.read(repacked(tmp_path / "a.pth", zipfile.ZIP_STORED, damage=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda state: {**state, **{f"module.{key}": value for key, value in state.items()}}, "several networks"),
+        (lambda state: {key: value.to(torch.int8) for key, value in state.items()}, "floating-point"),
+        (lambda state: {key: value * float("nan") for key, value in state.items()}, "no finite numbers"),
+    ],
+    ids=["twice", "whole numbers", "nan"],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, change: Any, expected: str) -> None:
+    torch.save(change(small_state()), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=expected):
+        pretrained.read(tmp_path / "a.pth")
+
+
+def test_a_name_that_torch_never_allows_does_not_keep_us_asking(tmp_path: Path) -> None:
+    # A global of builtins with a dot in its name is refused again under any stand-in.
+    path = tmp_path / "a.pth"
+    torch.save({"model_state": {}}, path)
+    evil = b"\x80\x02cbuiltins\ndict.fromkeys\n)R."
+    with zipfile.ZipFile(path) as source:
+        parts = {each.filename: source.read(each) for each in source.infolist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in parts.items():
+            target.writestr(name, evil if name.endswith("data.pkl") else content)
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        pretrained.read(path)
