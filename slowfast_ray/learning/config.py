@@ -59,7 +59,7 @@ class LearningConfig:
     """Training batches over which BatchNorm's statistics are taken anew before each evaluation, as plain means (Wu and
     Johnson 2021, arXiv 2105.07576) [batches]. 0: the running means of training."""
 
-    mixup: float = 0.2
+    mixup: float = 0.0
     """alpha of mixup (Zhang et al. 2018, arXiv 1710.09412): each clip is blended with another of its batch, and so are
     their losses. 0 is off, 0.2 mild [parameter of a Beta distribution]."""
 
