@@ -3,8 +3,8 @@
 Run       python experiments/evaluate_thermal.py runs/NAME --clips 3 --crops 3
 Laptop    python experiments/evaluate_thermal.py runs/NAME           (its best epoch; runs/NAME/epoch-012: that one)
 Cost      10 seconds on the real thermal dataset on two busy CPU cores (AMD EPYC), 20 with 3 clips and 3 crops
-Expected  eval/top1 as in training (one view); on the default run of train_thermal.py 0.82 from one view and from nine
-          (seed 0, n = 1 run, 73 clips of the provided split, which leaks: see the README)
+Expected  eval/top1 as in training (one view); on a default run of train_thermal.py 0.82 from one view and from nine
+          (seed 0, n = 1 run of the recipe before, 73 clips of the provided split, which leaks: see the README)
 
 Validation samples again, on which the best epoch was chosen: that flatters. A trial of a search is
 runs/SEARCH/trial-003.
