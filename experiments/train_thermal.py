@@ -2,9 +2,9 @@
 
 Run       python experiments/train_thermal.py --data.root PATH
 Laptop    python experiments/train_thermal.py           (made-up data; half of that)
-Cost      4 to 8 minutes on the real thermal dataset on two CPU cores (AMD EPYC)
-Expected  val/top1 0.822, at the best epoch and at the last (seeds 0 to 2, 73 clips of the provided split, which leaks; on
-          purged stretches 0.63 at the last epoch: docs/recipe.md)
+Cost      8 minutes on the real thermal dataset on one of two busy CPU cores (AMD EPYC)
+Expected  val/top1 0.822, at the best epoch and at the last (seeds 0 to 2, 73 clips of the provided split, which leaks;
+          on purged stretches 0.63 at the last epoch: docs/recipe.md)
 
 With one worker it trains in this process: a debugger works. --resume goes on after a stop.
 
