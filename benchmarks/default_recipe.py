@@ -10,28 +10,21 @@ Expected  benchmarks/results/default_recipe_*.txt
 """
 
 import itertools
-import multiprocessing
-import os
-import platform
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from trainings import machine, train_all
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.config import SplitName
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import worker
 from slowfast_ray.running.scores import Pooled
-from slowfast_ray.running.worker import Place
 
 SPLITS: tuple[SplitName, ...] = ("provided", "purged")
 FIND = {"last": checkpoint.newest, "best": checkpoint.best}
@@ -59,25 +52,15 @@ def experiment_of(flags: Flags, split: SplitName, seed: int) -> Experiment:
     return LAPTOP.override({"data.root": str(flags.root.absolute()), "data.split": split, "run.seed": seed, **purged})
 
 
-def train(experiment: Experiment, folder: Path) -> None:
-    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    worker.train(experiment, folder, counts.VAL_TOP1, lambda row: None, Place(device=device, num_threads=1))
-
-
 def main() -> None:
     """Trains what is missing and prints the table."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     flags.out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     runs: dict[tuple[SplitName, int], tuple[Experiment, Path]] = {
         (split, seed): (experiment_of(flags, split, seed), flags.out / f"{split}-{seed}")
         for split, seed in itertools.product(SPLITS, range(NUM_RUNS))
     }
-    num_processes = flags.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, _ in enumerate(pool.map(train, *zip(*runs.values(), strict=True)), start=1):
-            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    train_all(list(runs.values()), counts.VAL_TOP1, flags.processes)
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("split", "epoch", "top-1", "each run", "mean-class"):
@@ -98,7 +81,7 @@ def main() -> None:
         "Best epochs were chosen on the samples that they are scored on. 95 % intervals: Wilson for top-1, bootstrap\n"
         "over stretches of 10 s for mean-class."
     )
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
+    print(machine())
 
 
 def _predicted(folder: Path | None) -> np.ndarray:

@@ -12,26 +12,19 @@ Expected  benchmarks/results/honest_account_*.txt
 
 import itertools
 import math
-import multiprocessing
-import os
-import platform
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
+from trainings import RECIPE_BEFORE, machine, said, train_all
 
 from slowfast_ray.data import baselines, dataset
 from slowfast_ray.data.config import SplitName
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import worker
+from slowfast_ray.learning import counts
 from slowfast_ray.running.scores import Pooled
-from slowfast_ray.running.worker import Place
 
 NUM_FOLDS = {"provided": 1, "purged": 3, "leave-one-session-out": 2}
 """Three blocks a session: with five, each run would cost as much and each fold validate on less."""
@@ -40,15 +33,6 @@ PERSON = {"data.labels": "person", "data.height": 32, "data.width": 32}
 """Crops are square, and 32 pixels hold the largest box with its margin."""
 
 Labels = Literal["majority", "person"]
-
-RECIPE_BEFORE: dict[str, Any] = {
-    "learning.lr": 0.05,
-    "learning.num_epochs": 12,
-    "learning.ema_decay": 0.0,
-    "learning.mixup": 0.0,
-    "model.dropout": 0.2,
-}
-"""The laptop preset's recipe when this was measured; docs/recipe.md tells what has become of it."""
 
 SHORT, LONG = "SlowFast, laptop preset", "SlowFast, 30 epochs, half balanced"
 RECIPES: dict[str, dict[str, Any]] = {SHORT: {}, LONG: {"learning.num_epochs": 30, "data.class_balance": 0.5}}
@@ -107,29 +91,13 @@ def experiment_of(
     return LAPTOP.override(changes)
 
 
-def train(experiment: Experiment, folder: Path) -> None:
-    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
-
-
-def _predicted_S(folder: Path) -> np.ndarray:
-    newest = checkpoint.newest(folder)
-    assert newest is not None, "trained before"
-    return checkpoint.read_predictions(newest).predicted_S().numpy()
-
-
 def main() -> None:
     """Trains what is missing and prints the table."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     flags.out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     rows = list(itertools.product(flags.splits, flags.labels, RECIPES))
     runs = [run for row in rows for run in flags.runs_of(*row).values()]
-    num_processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, _ in enumerate(pool.map(train, *zip(*runs, strict=True)), start=1):
-            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    train_all(runs, counts.VAL_MEAN_CLASS)
 
     # Markdown, which no width of a terminal cuts.
     print("| split | labels | predicted by | top-1 | mean-class | sd of top-1 | runs |\n|---|---|---|---|---|---|---|")
@@ -149,13 +117,12 @@ def main() -> None:
                 trained = flags.runs_of(split, labels, recipe)
                 seeds = sorted({seed for _, seed in trained})
                 if seeds:
-                    said = [np.stack([_predicted_S(trained[fold, seed][1]) for seed in seeds]) for fold in folds]
-                    add(split, labels, recipe, Pooled.of(list(zip(data, said, strict=True))), len(trained))
+                    predicted = [np.stack([said(trained[fold, seed][1]) for seed in seeds]) for fold in folds]
+                    add(split, labels, recipe, Pooled.of(list(zip(data, predicted, strict=True))), len(trained))
     print(
         "Last epochs; mean over seeds, folds pooled; 95 % intervals: Wilson for top-1, bootstrap over stretches of 10 s"
     )
-    print(f"for mean-class. {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, ", end="")
-    print(f"{'GPU' if torch.cuda.is_available() else 'no GPU'}, {time.strftime('%Y-%m-%d')}.")
+    print(f"for mean-class. {machine()}")
 
 
 if __name__ == "__main__":

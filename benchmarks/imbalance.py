@@ -10,39 +10,23 @@ Expected  benchmarks/results/imbalance_*.txt
 """
 
 import itertools
-import multiprocessing
-import os
-import platform
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rich
-import torch
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from trainings import RECIPE_BEFORE, machine, said, train_all
 
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import worker
+from slowfast_ray.learning import counts
 from slowfast_ray.running.scores import Pooled
-from slowfast_ray.running.worker import Place
 
 NUM_FOLDS = 3
-
-RECIPE_BEFORE: dict[str, Any] = {
-    "learning.lr": 0.05,
-    "learning.num_epochs": 12,
-    "learning.ema_decay": 0.0,
-    "learning.mixup": 0.0,
-    "model.dropout": 0.2,
-}
-"""The laptop preset's recipe when this was measured; docs/recipe.md tells what has become of it."""
 
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -91,25 +75,15 @@ def experiment_of(flags: Flags, remedy: str, fold: int, seed: int) -> Experiment
     )
 
 
-def train(experiment: Experiment, folder: Path) -> None:
-    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
-
-
 def main() -> None:
     """Trains what is missing and prints the table."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     flags.out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     runs: dict[tuple[str, int, int], tuple[Experiment, Path]] = {}
     for remedy, seed, fold in itertools.product(REMEDIES, range(flags.seeds), range(NUM_FOLDS)):
         folder = flags.out / f"{remedy.replace(' ', '-').replace(',', '')}-fold{fold}-seed{seed}"
         runs[remedy, fold, seed] = experiment_of(flags, remedy, fold, seed), folder
-    num_processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, _ in enumerate(pool.map(train, *zip(*runs.values(), strict=True)), start=1):
-            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    train_all(list(runs.values()), counts.VAL_MEAN_CLASS)
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("remedy", "top-1", "mean-class"):
@@ -120,9 +94,7 @@ def main() -> None:
         for fold, each in enumerate(data):
             rows = []
             for seed in range(flags.seeds):
-                newest = checkpoint.newest(runs[remedy, fold, seed][1])
-                assert newest is not None, "trained above"
-                rows.append(checkpoint.read_predictions(newest).predicted_S().numpy())
+                rows.append(said(runs[remedy, fold, seed][1]))
             by_fold.append((each, np.stack(rows)))
         pooled = Pooled.of(by_fold)
         table.add_row(remedy, str(pooled.top1()), str(pooled.mean_class()))
@@ -131,7 +103,7 @@ def main() -> None:
         f"Person crops, purged split, {NUM_FOLDS} folds pooled, {flags.seeds} seed(s), last epochs; 95 % intervals:\n"
         "Wilson for top-1, bootstrap over stretches of 10 s for mean-class."
     )
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
+    print(machine())
 
 
 if __name__ == "__main__":

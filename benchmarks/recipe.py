@@ -12,44 +12,28 @@ Expected  benchmarks/results/recipe_*.txt
 """
 
 import itertools
-import multiprocessing
-import os
-import platform
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from trainings import RECIPE_BEFORE, last_checkpoint, machine, said, train_all
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.views import views
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.learning import checkpoint, counts, intervals
-from slowfast_ray.running import evaluating, worker
+from slowfast_ray.learning import counts, intervals
+from slowfast_ray.running import evaluating
 from slowfast_ray.running.scores import Pooled
-from slowfast_ray.running.worker import Place
 
 NUM_FOLDS = 3
 NOTHING = "nothing more"
-
-PLAIN: dict[str, Any] = {
-    "learning.lr": 0.05,
-    "learning.batch_size": 8,
-    "learning.optimizer": "sgd",
-    "model.dropout": 0.2,
-    "learning.ema_decay": 0.0,
-    "learning.mixup": 0.0,
-}
-"""What the ingredients are added to, whatever the preset has become since."""
 
 INGREDIENTS: dict[str, dict[str, Any]] = {
     NOTHING: {},
@@ -85,7 +69,7 @@ class Flags:
 
 def experiment_of(flags: Flags, ingredient: str, fold: int, seed: int) -> Experiment:
     """One run of the table."""
-    plain = LAPTOP.override(PLAIN)
+    plain = LAPTOP.override(RECIPE_BEFORE)
     return plain.override(
         {
             "data.root": str(flags.root.absolute()),
@@ -104,39 +88,22 @@ def experiment_of(flags: Flags, ingredient: str, fold: int, seed: int) -> Experi
     )
 
 
-def train(experiment: Experiment, folder: Path) -> None:
-    """One run to its end, or on from its newest checkpoint; one that is done stays as it is."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    worker.train(experiment, folder, counts.VAL_MEAN_CLASS, lambda row: None, Place(device=device, num_threads=1))
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Of a run that was trained above."""
-    newest = checkpoint.newest(folder)
-    assert newest is not None, f"{folder} was trained"
-    return newest
-
-
 def main() -> None:
     """Trains what is missing and prints the table."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     flags.out.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     runs: dict[tuple[str, int, int], tuple[Experiment, Path]] = {}
     for repeat, ingredient, fold in itertools.product(range(flags.repeats), INGREDIENTS, range(NUM_FOLDS)):
         seed = seed_of(repeat, fold)
         folder = flags.out / f"{ingredient.replace(' ', '-').replace(',', '')}-fold{fold}-seed{seed}"
         runs[ingredient, fold, seed] = experiment_of(flags, ingredient, fold, seed), folder
-    num_processes = flags.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, _ in enumerate(pool.map(train, *zip(*runs.values(), strict=True)), start=1):
-            print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    train_all(list(runs.values()), counts.VAL_MEAN_CLASS, flags.processes)
 
     data = [dataset.load(experiment_of(flags, NOTHING, fold, 0).data) for fold in range(NUM_FOLDS)]
     rows: dict[str, Pooled] = {}
     for ingredient in INGREDIENTS:
         rows[ingredient] = pooled(
-            data, flags.repeats, lambda fold, seed, name=ingredient: saved(runs[name, fold, seed][1])
+            data, flags.repeats, lambda fold, seed, name=ingredient: said(runs[name, fold, seed][1])
         )
     for name, (num_clips, num_crops) in VIEWS.items():
         rows[name] = pooled(
@@ -160,11 +127,6 @@ def pooled(data: list[Dataset], num_repeats: int, predicted: Callable[[int, int]
             for fold, each in enumerate(data)
         ]
     )
-
-
-def saved(folder: Path) -> np.ndarray:
-    """What the last epoch of a run said, int64 [S]."""
-    return checkpoint.read_predictions(last_checkpoint(folder)).predicted_S().numpy()
 
 
 def seen(experiment: Experiment, folder: Path, data: Dataset, num_clips: int, num_crops: int) -> np.ndarray:
@@ -194,7 +156,7 @@ def show(rows: dict[str, Pooled], flags: Flags) -> None:
         f"seed of its own;\nthe last of {flags.num_epochs} epochs. Difference: of top-1, to the first row, paired; "
         "95 % intervals\nby bootstrap over stretches of 10 s, of top-1 by Wilson."
     )
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}.")
+    print(machine())
 
 
 if __name__ == "__main__":
