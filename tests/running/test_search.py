@@ -108,7 +108,7 @@ def test_the_best_checkpoint_is_an_artifact_of_the_search(searched: tuple[Experi
 
 def test_a_failed_trial_fails_alone(tiny: Experiment) -> None:
     space = {"learning.lr": tune.choice([0.05, 1e35])}
-    experiment = tiny.override({"learning.max_grad_norm": 1e35})
+    experiment = tiny.override({"learning.lr": 0.05, "learning.max_grad_norm": 1e35})
     result = search(experiment, space, num_trials=4, max_concurrent=1)
     by_lr = {trial.sample["learning.lr"]: trial.state for trial in result.trials}
     assert by_lr == {0.05: "finished", 1e35: "failed"}, "the seed gives both"
@@ -133,7 +133,7 @@ def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experimen
 def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_their_place(tiny: Experiment) -> None:
     # Two workers take both CPUs: after a trial was stopped early, the next can only start once its group was freed,
     # which Ray itself does not do without its dashboard.
-    experiment = tiny.override({"learning.num_epochs": 4, "run.num_workers": 2})
+    experiment = tiny.override({"learning.lr": 0.05, "learning.num_epochs": 4, "run.num_workers": 2})
     space = {"learning.lr": tune.choice([0.05, 1e-7])}
     result = search(experiment, space, num_trials=3, metric="val/loss")
     assert result.trials[0].state == "finished"
