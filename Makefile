@@ -17,7 +17,7 @@ tune: $(READY)
 test: test-fast
 	$(VENV)/bin/python -m pytest -m ray
 
-# Everything that starts no Ray: for the minute between two thoughts.
+# Everything that starts no Ray: for the two minutes between two thoughts.
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto --dist worksteal
 

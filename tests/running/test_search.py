@@ -133,7 +133,9 @@ def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experimen
 def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_their_place(tiny: Experiment) -> None:
     # Two workers take both CPUs: after a trial was stopped early, the next can only start once its group was freed,
     # which Ray itself does not do without its dashboard.
-    experiment = tiny.override({"learning.lr": 0.05, "learning.num_epochs": 4, "run.num_workers": 2})
+    experiment = tiny.override(
+        {"learning.lr": 0.05, "learning.ema_decay": 0.0, "learning.num_epochs": 4, "run.num_workers": 2}
+    )
     space = {"learning.lr": tune.choice([0.05, 1e-7])}
     result = search(experiment, space, num_trials=3, metric="val/loss")
     assert result.trials[0].state == "finished"
