@@ -15,11 +15,12 @@ from rich.console import Console
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import audit_page, audit_terminal, auditing, commands, search_space
+from slowfast_ray.running.commands import AuditFlags
 
 
 def main() -> None:
     """Looks at a dataset, and says what was found."""
-    flags = commands.parse_audit(__doc__ or "")
+    flags = commands.parse_plain(AuditFlags, __doc__ or "")
     with commands.exits_cleanly():
         auditing.check_files(flags.json, flags.html)
         space = THERMAL if flags.data.frame_interval_ms is None else THERMAL_MS

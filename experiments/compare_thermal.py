@@ -9,12 +9,13 @@ Both are taken at their best epoch. Runs on other samples, labels or splits are 
 """
 
 from slowfast_ray.running import commands, comparing
+from slowfast_ray.running.commands import CompareFlags
 from slowfast_ray.running.comparing import Compared
 
 
 def main() -> None:
     """Compares, and says what may be concluded."""
-    flags = commands.parse_compare(__doc__ or "")
+    flags = commands.parse_plain(CompareFlags, __doc__ or "")
     with commands.exits_cleanly():
         compared = comparing.compare(flags.first, flags.second)
     show(compared)

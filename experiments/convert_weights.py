@@ -15,7 +15,7 @@ from slowfast_ray.running import commands, converting
 
 def main() -> None:
     """Converts, and says what was found."""
-    flags = converting.parse_convert(__doc__ or "")
+    flags = commands.parse_plain(converting.ConvertFlags, __doc__ or "")
     with commands.exits_cleanly():
         converted = converting.convert(flags)
     for line in converted.report.lines():

@@ -19,12 +19,13 @@ from rich.text import Text
 
 from slowfast_ray.learning import counts
 from slowfast_ray.running import commands, evaluating, evaluation_files
+from slowfast_ray.running.commands import EvaluateFlags
 from slowfast_ray.running.evaluating import Evaluation
 
 
 def main() -> None:
     """Scores, shows, writes, and adds to the run's entry in MLflow."""
-    flags = commands.parse_evaluate(__doc__ or "")
+    flags = commands.parse_plain(EvaluateFlags, __doc__ or "")
     with commands.exits_cleanly():
         plan = evaluating.check(
             flags.checkpoint, num_clips=flags.clips, num_crops=flags.crops, out=flags.out, root=flags.root

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 WARMUP_STEPS = 10
 """In step n the average forgets by (1 + n) / (10 + n) where this is less than its decay, as TensorFlow's
@@ -18,16 +18,18 @@ def start(model: nn.Module, decay: float) -> AveragedModel:
     """An average that begins as `model` is now, buffers included; `update_parameters(model)` takes in a step."""
 
     @torch.no_grad()
-    def update(averages: PARAM_LIST, currents: PARAM_LIST, num_averaged: torch.Tensor | int) -> None:
-        num_steps = float(num_averaged)
-        share = 1 - min(decay, (1 + num_steps) / (WARMUP_STEPS + num_steps))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, share)
-            else:  # BatchNorm's count of batches
+    def update(averages: PARAM_LIST, currents: PARAM_LIST, _: torch.Tensor | int) -> None:
+        # Not the number that torch hands over: it lies on the GPU, which would be waited for in each step.
+        num_steps = int(averaged.n_averaged)
+        if averages[0].is_floating_point():  # they come by their kind
+            now = min(decay, (1 + num_steps) / (WARMUP_STEPS + num_steps))
+            get_ema_multi_avg_fn(now)(averages, currents, num_steps)
+        else:  # BatchNorm's count of batches
+            for average, current in zip(averages, currents, strict=True):
                 average.copy_(current)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return averaged
 
 
 @torch.no_grad()
@@ -36,9 +38,8 @@ def take_statistics(model: nn.Module, clips: Iterable[torch.Tensor], learning_no
 
     All else stays as in evaluation: nothing is dropped, and a frozen norm keeps its statistics.
     """
-    norms = [each for name, each in model.named_modules() if name in set(learning_norms)]
     model.eval()
-    with _counting_each_alike(norms):
+    with _counting_each_alike([model.get_submodule(name) for name in learning_norms]):
         for clip_B1THW in clips:
             model(clip_B1THW)
     model.eval()

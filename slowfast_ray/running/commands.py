@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import torch
 import tyro
@@ -125,6 +125,9 @@ class CompareFlags:
     second: tyro.conf.Positional[Path]
     """Folder of another [path]."""
 
+    verbose: bool = False
+    """Show the logs of every step."""
+
 
 @dataclass(frozen=True)
 class EvaluateFlags:
@@ -152,7 +155,17 @@ class EvaluateFlags:
     """Show the logs of every step."""
 
 
+class Plain(Protocol):
+    """Flags without an experiment."""
+
+    @property
+    def verbose(self) -> bool:
+        """Whether logs are shown."""
+        ...
+
+
 Flags = TypeVar("Flags", TrainFlags, TuneFlags)
+PlainFlags = TypeVar("PlainFlags", bound=Plain)
 
 
 def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = None) -> Flags:
@@ -173,26 +186,10 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
     return flags
 
 
-def parse_audit(docstring: str, arguments: Sequence[str] | None = None) -> AuditFlags:
-    """The flags of an audit, with the errors of `parse`."""
+def parse_plain(kind: type[PlainFlags], docstring: str, arguments: Sequence[str] | None = None) -> PlainFlags:
+    """The flags of a script that trains nothing, and needs no preset; with the errors of `parse`."""
     with exits_cleanly():
-        flags = tyro.cli(AuditFlags, args=arguments, description=docstring.splitlines()[0])
-    quiet_logs(verbose=flags.verbose)
-    return flags
-
-
-def parse_compare(docstring: str, arguments: Sequence[str] | None = None) -> CompareFlags:
-    """The flags of a comparison, with the errors of `parse`."""
-    with exits_cleanly():
-        flags = tyro.cli(CompareFlags, args=arguments, description=docstring.splitlines()[0])
-    quiet_logs(verbose=False)
-    return flags
-
-
-def parse_evaluate(docstring: str, arguments: Sequence[str] | None = None) -> EvaluateFlags:
-    """The flags of an evaluation, with the errors of `parse`."""
-    with exits_cleanly():
-        flags = tyro.cli(EvaluateFlags, args=arguments, description=docstring.splitlines()[0])
+        flags = tyro.cli(kind, args=arguments, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     return flags
 

@@ -1,7 +1,5 @@
 """Converts a file of weights into one of ours: the flags, and the way from the one to the other."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import tyro
 
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import commands, fetching
+from slowfast_ray.running import fetching
 from slowfast_ray.running.fetching import Published
 
 
@@ -43,15 +41,6 @@ class Converted:
     """Of the source."""
     remark: str
     report: Report
-
-
-def parse_convert(docstring: str, arguments: Sequence[str] | None = None) -> ConvertFlags:
-    """The flags of a conversion. Ends the program with code 2 and one clear error where they are wrong."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with commands.exits_cleanly():
-        flags = tyro.cli(ConvertFlags, args=arguments, description=docstring.splitlines()[0])
-    commands.quiet_logs(verbose=flags.verbose)
-    return flags
 
 
 def convert(flags: ConvertFlags) -> Converted:

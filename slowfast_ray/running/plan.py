@@ -3,7 +3,6 @@
 Sizes are computed (model/cost.py), time is measured (measuring.py).
 """
 
-import os
 from datetime import timedelta
 
 import torch
@@ -15,9 +14,8 @@ from rich.text import Text
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import optimizer
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.model import cost
 from slowfast_ray.model.cost import Cost, gibibytes
-from slowfast_ray.running import measuring, worker
+from slowfast_ray.running import measuring, needs, worker
 from slowfast_ray.running.measuring import Measured, share_of
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.worker import Place
@@ -39,7 +37,7 @@ def show(ready: Ready) -> None:
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in rows(ready, device, memory_of(device)):
+    for name, text in rows(ready, device, needs.memory_of(device)):
         table.add_row(name, Text(text))
     console.print(table)
     console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
@@ -48,13 +46,13 @@ def show(ready: Ready) -> None:
 def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
     """The plan of a run on a device with so much memory, measured where a single clip fits into it."""
     experiment = ready.experiment
-    needed = _cost_of(experiment)
+    needed = needs.cost_of(experiment)
     found = [*_sizes(ready, needed), *_steps(ready)]
     at_once = experiment.learning.micro_batch or share_of(experiment)
-    if _memory(needed, experiment, 1) > num_bytes:
+    if needs.memory_bytes(needed, experiment, 1) > num_bytes:
         return [*found, *_memory_rows(experiment, needed, at_once, device, num_bytes, None)]
     is_large = device.type == "cpu" and (
-        _memory(needed, experiment, at_once) > num_bytes
+        needs.memory_bytes(needed, experiment, at_once) > num_bytes
         or WAYS * needed.flops_per_clip * share_of(experiment) > CPU_FLOPS
     )
     prepared = worker.prepare(experiment, Place(num_workers=experiment.run.num_workers, device=device))
@@ -124,7 +122,7 @@ def _memory_rows(
     who = "a step" if workers == 1 else f"a step, {share} on each of {workers} workers"
     of = "GPU" if device.type == "cuda" else "machine"
     shared = ", which all workers share" if workers > 1 and device.type == "cpu" else ""
-    estimated = _memory(needed, experiment, at_once)
+    estimated = needs.memory_bytes(needed, experiment, at_once)
     peak = "" if measured is None or measured.peak_bytes is None else f" ({gibibytes(measured.peak_bytes)} measured)"
     found = [
         ("batch", f"{experiment.learning.batch_size} clips {who}{parts}"),
@@ -134,15 +132,11 @@ def _memory_rows(
         ),
     ]
     if measured is None:
-        found.append(("does not fit", f"not even one clip at a time; try {_what_fits(experiment, num_bytes)}"))
+        found.append(("does not fit", f"not even one clip at a time; try {needs.what_fits(experiment, num_bytes)}"))
     elif estimated > num_bytes:
-        fitting = [
-            each for each in range(1, share) if share % each == 0 and _memory(needed, experiment, each) <= num_bytes
-        ]
-        fits = fitting[-1]
-        found.append(
-            ("does not fit", f"try `learning.micro_batch` {fits} ({gibibytes(_memory(needed, experiment, fits))})")
-        )
+        by_parts = {each: needs.memory_bytes(needed, experiment, each) for each in range(1, share) if share % each == 0}
+        fits = max(each for each, num in by_parts.items() if num <= num_bytes)
+        found.append(("does not fit", f"try `learning.micro_batch` {fits} ({gibibytes(by_parts[fits])})"))
     return found
 
 
@@ -161,47 +155,6 @@ def _times(experiment: Experiment, num_steps: int, measured: Measured, device: t
         ("an epoch", f"{_clock(epoch_seconds)}, of which evaluation {_clock(measured.evaluation_seconds)}"),
         ("in all", f"{at_most}{_clock(epoch_seconds * learning.num_epochs)}"),
     ]
-
-
-def _what_fits(experiment: Experiment, num_bytes: int) -> str:
-    return cost.what_fits(
-        experiment.model,
-        clip_len=experiment.data.clip_len,
-        height=experiment.data.height,
-        width=experiment.data.width,
-        precision_bytes=_precision_bytes(experiment),
-        optimizer=experiment.learning.optimizer,
-        has_average=experiment.learning.ema_decay > 0,
-        num_bytes=num_bytes,
-    )
-
-
-def memory_of(device: torch.device) -> int:
-    """All memory of the GPU or, on a CPU, of the machine [bytes]."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _precision_bytes(experiment: Experiment) -> int:
-    return 4 if experiment.learning.precision == "fp32" else 2
-
-
-def _cost_of(experiment: Experiment) -> Cost:
-    return cost.estimate(
-        experiment.model,
-        clip_len=experiment.data.clip_len,
-        height=experiment.data.height,
-        width=experiment.data.width,
-        precision_bytes=_precision_bytes(experiment),
-    )
-
-
-def _memory(needed: Cost, experiment: Experiment, micro_batch: int) -> int:
-    learning = experiment.learning
-    return cost.memory_bytes(
-        needed, micro_batch=micro_batch, optimizer=learning.optimizer, has_average=learning.ema_decay > 0
-    )
 
 
 def _short(number: float) -> str:

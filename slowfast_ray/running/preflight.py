@@ -67,6 +67,11 @@ class Ready:
             )
         return found
 
+    def texts(self) -> dict[str, str]:
+        """By their names, what a run in MLflow keeps of what it began with."""
+        texts = {MEMBERS: self.data.members_json()}
+        return texts if self.weights is None else {**texts, WEIGHTS: self.weights.to_json()}
+
     def tags(self) -> dict[str, str]:
         """Of the run itself; a trial's clips may leak otherwise, and have other baselines."""
         return tags_of(self.data, self.baselines)

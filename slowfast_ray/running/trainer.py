@@ -49,9 +49,8 @@ def fit(
     run_id = tracker.find(folder) if resume else None
     if run_id is None:
         run_id = tracker.start(ready.name, experiment, folder, tags=ready.tags())
-        tracker.log_text(run_id, ready.data.members_json(), preflight.MEMBERS)
-        if ready.weights is not None:
-            tracker.log_text(run_id, ready.weights.to_json(), preflight.WEIGHTS)
+        for name, text in ready.texts().items():
+            tracker.log_text(run_id, text, name)
     history = _history(folder)
     rows: list[Row] = []
 

@@ -55,9 +55,8 @@ def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = 
         run_id = tracker.start(
             ready.name, experiment, ready.folder, tags={"slowfast_ray.metric": config.metric, **ready.tags()}
         )
-        tracker.log_text(run_id, ready.data.members_json(), preflight.MEMBERS)
-        if ready.weights is not None:
-            tracker.log_text(run_id, ready.weights.to_json(), preflight.WEIGHTS)
+        for name, text in ready.texts().items():
+            tracker.log_text(run_id, text, name)
         view = SearchView(ready.name, config, experiment.learning.num_epochs)
         observer = Observer(tracker, ready, config, run_id, view)
         state: State = "failed"

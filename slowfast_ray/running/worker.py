@@ -7,8 +7,7 @@ whether a run is new or goes on.
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.learning.loss import Loss
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.model import cost, freezing, pretrained, slowfast
+from slowfast_ray.model import freezing, pretrained, slowfast
 from slowfast_ray.model.slowfast import SlowFast
+from slowfast_ray.running import needs
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def train(
         begin_epoch=begin_epoch,
         on_step=on_step,
     )
-    with _saying_what_would_fit(experiment, place.device):
+    try:
         for result in results:
             _note(progress, result)
             if place.rank == 0:
@@ -176,38 +176,8 @@ def train(
             report(row_of(progress, folder, experiment))
             if is_finished(progress, experiment):
                 break
-
-
-@contextmanager
-def _saying_what_would_fit(experiment: Experiment, device: torch.device) -> Iterator[None]:
-    """Where not even one clip fits into the GPU: what it would have needed, and what would fit."""
-    try:
-        yield
     except DoesNotFitError as error:
-        data, learning = experiment.data, experiment.learning
-        num_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-        clip = {"clip_len": data.clip_len, "height": data.height, "width": data.width}
-        precision_bytes = 4 if learning.precision == "fp32" else 2
-        has_average = learning.ema_decay > 0
-        needed = cost.memory_bytes(
-            cost.estimate(experiment.model, **clip, precision_bytes=precision_bytes),
-            micro_batch=1,
-            optimizer=learning.optimizer,
-            has_average=has_average,
-        )
-        fitting = cost.what_fits(
-            experiment.model,
-            **clip,
-            precision_bytes=precision_bytes,
-            optimizer=learning.optimizer,
-            has_average=has_average,
-            num_bytes=num_bytes,
-        )
-        raise DoesNotFitError(
-            f"{error} A clip of `data.clip_len` (={data.clip_len}) frames of `data.height` (={data.height}) x "
-            f"`data.width` (={data.width}) needs about {cost.gibibytes(needed)} with `model.width` "
-            f"(={experiment.model.width:g}); the GPU has {cost.gibibytes(num_bytes)}. Try {fitting}."
-        ) from error
+        raise needs.explained(error, experiment, place.device) from error
 
 
 def is_finished(progress: Progress, experiment: Experiment) -> bool:

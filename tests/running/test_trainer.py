@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, step
-from slowfast_ray.model import slowfast
+from slowfast_ray.model import cost, slowfast
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
@@ -219,13 +219,13 @@ def test_a_clip_that_fits_nowhere_ends_the_run_with_what_would(
     forward = slowfast.SlowFast.forward
     monkeypatch.setattr(slowfast.SlowFast, "forward", without_room)
     # The estimate itself runs the network, in its own way.
-    estimate = worker.cost.estimate
+    estimate = cost.estimate
 
     def with_room(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(slowfast.SlowFast, "forward", forward)
         return estimate(*arguments, **options)
 
-    monkeypatch.setattr(worker.cost, "estimate", with_room)
+    monkeypatch.setattr(cost, "estimate", with_room)
     expected = r"one clip.*`data.clip_len` \(=8\).*needs about [\d.]+ GiB.*Try .+"
     with pytest.raises(step.DoesNotFitError, match=expected):
         fit(tiny, "one")
