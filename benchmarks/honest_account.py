@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from trainings import RECIPE_BEFORE, machine, said, train_all
+from trainings import PERSON, RECIPE_BEFORE, machine, said, train_all
 
 from slowfast_ray.data import baselines, dataset
 from slowfast_ray.data.config import SplitName
@@ -28,9 +28,6 @@ from slowfast_ray.running.scores import Pooled
 
 NUM_FOLDS = {"provided": 1, "purged": 3, "leave-one-session-out": 2}
 """Three blocks a session: with five, each run would cost as much and each fold validate on less."""
-
-PERSON = {"data.labels": "person", "data.height": 32, "data.width": 32}
-"""Crops are square, and 32 pixels hold the largest box with its margin."""
 
 Labels = Literal["majority", "person"]
 

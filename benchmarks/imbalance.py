@@ -19,14 +19,12 @@ import rich
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from trainings import RECIPE_BEFORE, machine, said, train_all
+from trainings import NUM_FOLDS, machine, purged_persons, said, train_all
 
 from slowfast_ray.data import dataset
-from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.running.scores import Pooled
-
-NUM_FOLDS = 3
 
 REMEDIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -58,21 +56,8 @@ class Flags:
 
 def experiment_of(flags: Flags, remedy: str, fold: int, seed: int) -> Experiment:
     """One run of the table."""
-    return LAPTOP.override(
-        {
-            **RECIPE_BEFORE,
-            "data.root": str(flags.root.absolute()),
-            "data.split": "purged",
-            "data.num_folds": NUM_FOLDS,
-            "data.fold": fold,
-            "data.labels": "person",
-            "data.height": 32,
-            "data.width": 32,
-            "learning.num_epochs": flags.num_epochs,
-            "run.seed": seed,
-            **REMEDIES[remedy],
-        }
-    )
+    plain = purged_persons(flags.root, fold=fold, seed=seed, num_epochs=flags.num_epochs)
+    return plain.override(REMEDIES[remedy])
 
 
 def main() -> None:

@@ -22,17 +22,16 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from trainings import RECIPE_BEFORE, last_checkpoint, machine, said, train_all
+from trainings import NUM_FOLDS, last_checkpoint, machine, purged_persons, said, train_all
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.views import views
-from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import counts, intervals
 from slowfast_ray.running import evaluating
 from slowfast_ray.running.scores import Pooled
 
-NUM_FOLDS = 3
 NOTHING = "nothing more"
 
 INGREDIENTS: dict[str, dict[str, Any]] = {
@@ -69,23 +68,9 @@ class Flags:
 
 def experiment_of(flags: Flags, ingredient: str, fold: int, seed: int) -> Experiment:
     """One run of the table."""
-    plain = LAPTOP.override(RECIPE_BEFORE)
-    return plain.override(
-        {
-            "data.root": str(flags.root.absolute()),
-            "data.split": "purged",
-            "data.num_folds": NUM_FOLDS,
-            "data.fold": fold,
-            # Views reach a quarter of a clip further on each side: purged for all rows, so that all train alike.
-            "data.purge_window": 1.5 * plain.data.window,
-            "data.labels": "person",
-            "data.height": 32,
-            "data.width": 32,
-            "learning.num_epochs": flags.num_epochs,
-            "run.seed": seed,
-            **INGREDIENTS[ingredient],
-        }
-    )
+    plain = purged_persons(flags.root, fold=fold, seed=seed, num_epochs=flags.num_epochs)
+    # Views reach a quarter of a clip further on each side: purged for all rows, so that all train alike.
+    return plain.override({"data.purge_window": 1.5 * plain.data.window, **INGREDIENTS[ingredient]})
 
 
 def main() -> None:
