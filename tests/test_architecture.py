@@ -39,7 +39,10 @@ DOORS = {
     "sklearn": {"slowfast_ray/data/baselines.py", "slowfast_ray/learning/predictions.py"},
     "matplotlib": {"slowfast_ray/running/audit_", "slowfast_ray/running/evaluation_pictures.py"},
     "jinja2": {"slowfast_ray/running/audit_page.py"},
-    "optuna": {"slowfast_ray/running/searcher.py"},
+    "optuna": {
+        "slowfast_ray/running/study.py", "slowfast_ray/running/pruning.py", "slowfast_ray/running/search",
+        "benchmarks/searchers.py",
+    },
     "tyro": {"slowfast_ray/running/commands.py", "slowfast_ray/running/converting.py", "benchmarks/"},
     "ray": {"slowfast_ray/running/", "search_spaces/"},
     "pickle": {"slowfast_ray/model/pretrained_caffe2.py"},

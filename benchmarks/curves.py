@@ -1,0 +1,98 @@
+"""How do all configurations of a small search space learn, epoch by epoch? The table that searchers.py replays.
+
+Trains a full grid over the thermal search space (4 learning rates x 3 batches x 3 clip lengths x 3 intervals, 108
+configurations), on whole frames of one fold of the purged split, with the window of the widest clip, so that all of
+them train and validate on the same samples: as a search would, without pruning anything. Everything else is the laptop
+preset. Runs that are done lie in --out and are not repeated; what was interrupted goes on.
+
+Run       python benchmarks/curves.py --root PATH --out FOLDER --table benchmarks/results/curves_DATE.csv
+Cost      80 to 100 minutes on two CPU threads
+Expected  benchmarks/results/curves_*.csv
+"""
+
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from trainings import last_checkpoint, machine, train_all
+
+from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.learning import checkpoint, counts
+
+GRID: dict[str, list[Any]] = {
+    "learning.lr": [float(f"{lr:.3g}") for lr in np.geomspace(0.003, 0.3, 4)],
+    "learning.batch_size": [4, 8, 16],
+    "data.clip_len": [16, 32, 48],
+    "data.frame_interval": [1, 2, 3],
+}
+"""search_spaces/thermal.py, with its range of learning rates at four points."""
+NUM_FOLDS = 3
+METRICS = (counts.VAL_MEAN_CLASS, counts.VAL_TOP1, counts.VAL_LOSS, counts.TRAIN_LOSS, counts.EPOCH_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What to train."""
+
+    root: Path
+    """Folder of the thermal dataset."""
+
+    out: Path
+    """Folder for the runs; what is there already is not trained again."""
+
+    table: Path
+    """CSV file to write, a row for each epoch of each configuration [path]."""
+
+    num_epochs: int = 12
+    """Of each configuration [epochs]."""
+
+    processes: int | None = None
+    """Trainings at once. None: one a core, or one on a GPU [count]."""
+
+
+def experiment_of(flags: Flags, sample: dict[str, Any]) -> Experiment:
+    """One configuration of the grid."""
+    return LAPTOP.override(
+        {
+            "data.root": str(flags.root.absolute()),
+            "data.split": "purged",
+            "data.num_folds": NUM_FOLDS,
+            "data.purge_window": float(max(GRID["data.clip_len"]) * max(GRID["data.frame_interval"])),
+            "learning.num_epochs": flags.num_epochs,
+            **sample,
+        }
+    )
+
+
+def main() -> None:
+    """Trains what is missing and writes the table."""
+    flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
+    flags.out.mkdir(parents=True, exist_ok=True)
+    samples = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
+    np.random.default_rng(0).shuffle(samples)  # what is slow is spread, so that the time left can be told
+    runs = {_name_of(sample): (experiment_of(flags, sample), sample) for sample in samples}
+    train_all([(experiment, flags.out / name) for name, (experiment, _) in runs.items()], METRICS[0], flags.processes)
+
+    flags.table.parent.mkdir(parents=True, exist_ok=True)
+    with flags.table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*GRID, "epoch", *METRICS])
+        for name in sorted(runs):
+            _, sample = runs[name]
+            history = checkpoint.read_progress(last_checkpoint(flags.out / name)).history
+            for epoch, metrics in enumerate(history, start=1):
+                writer.writerow([*sample.values(), epoch, *(f"{metrics[metric]:.5g}" for metric in METRICS)])
+    print(f"{len(runs)} configurations of {flags.num_epochs} epochs: {flags.table}")
+    print(machine())
+
+
+def _name_of(sample: dict[str, Any]) -> str:
+    return "-".join(f"{value:g}" for value in sample.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What a search knows of its trials: an Optuna study, on disk beside the search, that asks, is told, and is resumed.
+
+The study is the one truth about a search: which trials there are, how they began, how they ended, and the value of each
+epoch. It is written before anything acts on it, so that a search that was killed goes on from here: its unfinished
+trials under their own numbers, its rungs as they stood. What is suggested depends on the seed, the number of the trial
+and what was told before, and on nothing in memory.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SamplerName = Literal["tpe", "gp", "cma-es", "random"]
+Ending = Literal["finished", "pruned", "failed", "infeasible"]
+Distributions = dict[str, BaseDistribution]
+Suggest = Callable[[optuna.Trial], dict[str, Any]]
+"""From an Optuna trial to a sample: dotted names of fields with their values."""
+
+STUDY_NAME = "search"
+NUM_STARTUP_TRIALS = 10
+"""Random trials before TPE and GP begin to model."""
+_SAMPLE, _ENDING, _REASON, _FROM = "sample", "ending", "reason", "from"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A trial that shall run."""
+
+    number: int
+    """In the study, the trial's folder and MLflow."""
+    sample: dict[str, Any]
+    """Dotted names of fields with their values."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A trial as the study knows it."""
+
+    number: int
+    sample: dict[str, Any]
+    ending: Ending | None
+    """None where it is not finished."""
+    reason: str
+    """Why it failed, or is infeasible; empty otherwise."""
+    values: tuple[float, ...]
+    """Of the objectives, at its end; empty where it has none."""
+    curve: dict[int, float]
+    """Of a single objective, by epoch."""
+
+
+def suggests(distributions: Distributions, constants: Mapping[str, Any] = {}) -> Suggest:
+    """What draws each name from its distribution, beside constants."""
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        return {**constants, **{name: _draw(trial, name, each) for name, each in distributions.items()}}
+
+    return suggest
+
+
+def sampler(name: SamplerName, seed: int) -> BaseSampler:
+    """One of Optuna's samplers, as Optuna ships it."""
+    if name == "tpe":
+        return TPESampler(n_startup_trials=NUM_STARTUP_TRIALS, seed=seed)
+    if name == "gp":
+        return GPSampler(n_startup_trials=NUM_STARTUP_TRIALS, seed=seed, deterministic_objective=False)
+    if name == "cma-es":
+        return CmaEsSampler(seed=seed, consider_pruned_trials=True, warn_independent_sampling=False)
+    return RandomSampler(seed=seed)
+
+
+class Study:
+    """The trials of a search. `path` is an SQLite file; None keeps them in memory."""
+
+    def __init__(
+        self,
+        suggest: Suggest,
+        *,
+        higher_is_better: tuple[bool, ...],
+        sampler: Callable[[int], BaseSampler],
+        pruner: optuna.pruners.BasePruner | None,
+        seed: int,
+        first: Mapping[str, Any],
+        path: Path | None,
+    ) -> None:
+        """Opens the study at `path`, or begins one there; `first` are the parameters of the first trial, as far as they
+        are known. `sampler` makes a sampler from a seed; there is one for each trial.
+        """
+        self._suggest, self._sampler, self._seed, self._pruner = suggest, sampler, seed, pruner
+        storage = None if path is None else f"sqlite:///{path}"
+        self.optuna = optuna.create_study(
+            storage=storage,
+            study_name=STUDY_NAME,
+            directions=["maximize" if higher else "minimize" for higher in higher_is_better],
+            pruner=pruner or optuna.pruners.NopPruner(),
+            sampler=RandomSampler(seed=seed),  # replaced before each suggestion
+            load_if_exists=True,
+        )
+        self.is_single = len(higher_is_better) == 1
+        self._running: dict[int, optuna.Trial] = {}
+        if not self.optuna.get_trials(deepcopy=False):
+            self.optuna.enqueue_trial(dict(first))
+
+    def unfinished(self) -> list[Suggestion]:
+        """Trials that began and have not ended: after a restart, those that ran when it stopped."""
+        found = self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return [self._suggestion(each) for each in found]
+
+    def ask(self) -> Suggestion:
+        """The next trial."""
+        number = len(self.optuna.get_trials(deepcopy=False, states=_BEGUN))
+        self.optuna.sampler = self._seeded(number)
+        trial = self.optuna.ask()
+        assert trial.number == number, "one process writes"
+        self._running[number] = trial
+        return Suggestion(number, self._sample_of(trial))
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Notes the value of an epoch; gives whether the trial shall be stopped. An epoch that is known stays as it is.
+
+        Of several objectives nothing is noted, since Optuna stops none of their trials.
+        """
+        if not self.is_single or not math.isfinite(value):
+            return False
+        trial = self._trial(number)
+        curve = self._frozen(number).intermediate_values
+        if epoch not in curve:
+            trial.report(value, epoch)
+        elif epoch < max(curve):
+            return False  # decided before
+        return trial.should_prune()
+
+    def tell(self, number: int, ending: Ending, values: tuple[float, ...] = (), reason: str = "") -> None:
+        """Notes how a trial ended. A trial that has ended stays as it is."""
+        if self._frozen(number).state.is_finished():
+            return
+        trial = self._trial(number)
+        trial.set_user_attr(_ENDING, ending)
+        trial.set_user_attr(_REASON, reason)
+        if ending == "infeasible":
+            # TPE then counts it among the bad ones; what merely failed it ignores.
+            trial.set_constraint("infeasible", 1.0)
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        elif ending == "finished" and values and all(map(math.isfinite, values)):
+            self.optuna.tell(trial, list(values))
+        elif ending == "pruned" and self.is_single:  # Optuna keeps the last noted value
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        self._running.pop(number, None)
+
+    def trials(self) -> list[Told]:
+        """All trials that began, by number; those of a warm start are not among them."""
+        found = self.optuna.get_trials(deepcopy=False, states=_BEGUN)
+        return [self._told(each) for each in found if _FROM not in each.user_attrs]
+
+    def begin_with(self, source: str, trials: list[FrozenTrial]) -> None:
+        """Adds what another search has found, before the first trial of this one; `source` is its name."""
+        waiting = self.optuna.get_trials(deepcopy=True, states=[TrialState.WAITING])
+        assert len(waiting) == len(self.optuna.get_trials(deepcopy=False)), "a warm start comes before all trials"
+        for each in trials:
+            each.set_user_attr(_FROM, source)
+            self.optuna.add_trial(each)
+
+    def _seeded(self, number: int) -> BaseSampler:
+        return self._sampler(int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]))
+
+    def _suggestion(self, frozen: FrozenTrial) -> Suggestion:
+        if _SAMPLE in frozen.user_attrs:
+            return Suggestion(frozen.number, json.loads(frozen.user_attrs[_SAMPLE]))
+        # Killed while it was drawn: what is drawn already stays, the rest comes out as it would have.
+        self.optuna.sampler = self._seeded(frozen.number)
+        return Suggestion(frozen.number, self._sample_of(self._trial(frozen.number)))
+
+    def _sample_of(self, trial: optuna.Trial) -> dict[str, Any]:
+        sample = self._suggest(trial)
+        trial.set_user_attr(_SAMPLE, json.dumps(sample))
+        return sample
+
+    def _trial(self, number: int) -> optuna.Trial:
+        if number not in self._running:
+            self._running[number] = optuna.Trial(self.optuna, self._frozen(number)._trial_id)
+        return self._running[number]
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.optuna.get_trials(deepcopy=False)[number]
+
+    def _told(self, frozen: FrozenTrial) -> Told:
+        values = frozen.values if frozen.state == TrialState.COMPLETE else None
+        return Told(
+            number=frozen.number,
+            sample=self._suggestion(frozen).sample,
+            ending=frozen.user_attrs.get(_ENDING) if frozen.state.is_finished() else None,
+            reason=frozen.user_attrs.get(_REASON, ""),
+            values=tuple(values or ()),
+            curve=dict(frozen.intermediate_values),
+        )
+
+
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
