@@ -23,7 +23,7 @@ def main() -> None:
     flags = commands.parse_plain(AuditFlags, __doc__ or "")
     with commands.exits_cleanly():
         auditing.check_files(flags.json, flags.html)
-        space = THERMAL if flags.data.frame_interval_ms is None else THERMAL_MS
+        space = search_space.drawable(THERMAL if flags.data.frame_interval_ms is None else THERMAL_MS)
         # As a search would do it: a purged split is purged for the longest clips of the space.
         experiment = search_space.with_widest_window(space, Experiment(data=flags.data))
         report = auditing.report(experiment.data, search_space.widest_window(space, experiment))

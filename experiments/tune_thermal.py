@@ -2,11 +2,10 @@
 
 Run       python experiments/tune_thermal.py --data.root PATH
 Laptop    python experiments/tune_thermal.py --learning.num-epochs 12    (made-up data; about 5 minutes on two cores)
+Go on     python experiments/tune_thermal.py --resume NAME    (after a kill or a crash; more: --search.num-trials 20)
 Cost      8 trials of 12 epochs on the real thermal dataset: 8 to 12 minutes on two CPU cores (AMD EPYC); the default of
-          30 epochs takes two to three times as long
-Expected  best val/top1 0.849 with the recipe before today's (--learning.num-epochs 12 --learning.lr 0.05
-          --learning.ema-decay 0 --model.dropout 0.2; seed 0, n = 1 search, 73 clips of the provided split, which leaks:
-          see the README)
+          30 epochs takes two to three times as long; --dry-run measures it here
+Expected  docs/search.md
 """
 
 import rich
@@ -14,67 +13,84 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
-from slowfast_ray.running import commands, follow_ups, preflight, summary, tuner, worker
+from slowfast_ray.running import commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
 from slowfast_ray.running.commands import TuneFlags
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.trials import SearchResult, best_first, describe_value
+from slowfast_ray.running.trials import Trial, best_first, describe_value
+from slowfast_ray.running.tuner import SearchResult
 
 
 def main() -> None:
     """Checks, searches, and says what was found and how to go on."""
     flags = commands.parse(TuneFlags, __doc__ or "")
+    resume = flags.resume is not None
     with commands.exits_cleanly():
         space = THERMAL if flags.experiment.data.frame_interval_ms is None else THERMAL_MS
-        ready = tuner.check(flags.experiment, space, flags.search, name=flags.name)
+        ready = tuner.check(
+            flags.experiment, space, flags.search, name=flags.name, resume=resume, anyway=flags.resume_anyway
+        )
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
     summary.opening(ready, flags.search.metric)
-    interrupted = "Interrupted; what was done until then is in MLflow."
+    search_plan.show(ready, space, flags.search, measured=flags.dry_run)
+    if flags.dry_run:
+        return
+    interrupted = f"Interrupted; what was done is kept. Go on: {follow_ups.resume_command(ready)}"
     with commands.exits_cleanly(preflight.RefusedError, interrupted=interrupted):
-        result = tuner.search(ready, space, flags.search, verbose=flags.verbose)
+        result = tuner.search(ready, space, flags.search, resume=resume, verbose=flags.verbose)
     show(result, ready, flags)
-    if result.interrupted:
+    if result.interrupted or result.halted:
         raise SystemExit(commands.EXIT_INTERRUPTED)
     if result.best is None:
         raise SystemExit(1)
 
 
 def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
-    """The best trials as a table, where the best checkpoint is, and the commands that go on from here."""
-    print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min")
-    print(f"{flags.search.metric} on {len(ready.data.val)} samples, with 95 % intervals where it has one:")
-    # Narrow padding: 80 columns must hold it, since a table that is too wide loses its last columns.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    metric = flags.search.metric
-    for column in ("#", "state", "at its best", "epoch", "last"):
-        table.add_column(column, no_wrap=True)
-    searched = best_first(result.trials, metric)[:10]
-    for name in searched[0].sample if searched else ():
-        words = name.split(".")[1].replace("_", " ")
-        shown = [describe_value(trial.sample[name]) for trial in searched]
-        # Wide enough for its values and its longest word: broken between words, never cut.
-        table.add_column(words, overflow="fold", min_width=max(map(len, [*words.split(), *shown])))
-    for trial in searched:
-        score, epoch, last = "-", "0", "-"
-        if trial.row is not None:
-            score = summary.best_of(ready, metric, trial.name, trial.row).split(" n=")[0]
-            last = f"{trial.row[metric]:.2f}"
-            epoch = f"{trial.row[worker.BEST_EPOCH]}/{trial.row[worker.EPOCH]}"
-        values = map(describe_value, trial.sample.values())
-        table.add_row(str(trial.number), trial.state, score, epoch, last, *values)
-    rich.print(table)
+    """The best trials as a table, what the best is worth, and the commands that go on from here."""
+    config = flags.search
+    kept = f"{result.kept_bytes / 2**20:.0f} MB of checkpoints kept"
+    print(f"\n{flags.name}: {len(result.trials)} trials in {result.seconds / 60:.1f} min, {kept}")
+    scale = f"the mean over the last {config.smooth_epochs} epochs" if config.smooth_epochs > 1 else "the last epoch"
+    print(f"{config.objectives} on {len(ready.data.val)} samples ({scale}), with 95 % intervals where there is one:")
+    rich.print(_table(best_first(result.trials, config.metric)[:10], ready, flags))
+    if result.front:
+        names = ", ".join(trial.name for trial in result.front)
+        print(f"Beaten by none in all of {config.objectives} (Pareto front): {names}")
+    if result.halted:
+        rich.print(f"[red]The search had to stop:[/] {result.halted}. Mend it, and go on with the command below.")
     if result.interrupted:
-        rich.print("The search was interrupted; what was done is in MLflow.")
-    if result.best is None or result.best.row is None:
+        rich.print("The search was interrupted; what was done is kept.")
+    if result.best is None:
         rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
     else:
-        again = follow_ups.command_again(result.best.experiment, flags.preset, flags.search.metric)
-        summary.closing(ready, metric, result.best.name, result.best.row, result.best.experiment)
-        print(f"Checkpoint:       {result.best.row[worker.CHECKPOINT]}")
+        again = follow_ups.command_again(result.best.experiment, flags.preset, config.best_epoch_by)
+        if result.decision is not None:
+            search_summary.finalists(result.decision)
+        search_summary.closing(ready, config, result.best)
+        print(f"Checkpoint:       {result.checkpoint}")
         print(f"Train it again:   {again}")
     if result.num_unsent:
-        print(f"MLflow lacks {result.num_unsent} entries; every trial's progress.json in {flags.name} has its metrics.")
+        print(f"MLflow lacks {result.num_unsent} entries; --resume sends what it still lacks.")
+    print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
+    print(f"Go on:            {follow_ups.resume_command(ready)} --search.num-trials {2 * config.num_trials}")
     print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
+
+
+def _table(trials: list[Trial], ready: Ready, flags: TuneFlags) -> Table:
+    # Narrow padding: 80 columns must hold it, since a table that is too wide loses its last columns.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("#", "state", *(name.split("/")[1] for name in flags.search.names), "epochs"):
+        table.add_column(column, no_wrap=True)
+    for name in trials[0].sample if trials else ():
+        words = name.split(".")[1].replace("_", " ")
+        shown = [describe_value(trial.sample.get(name, "-")) for trial in trials]
+        # Wide enough for its values and its longest word: broken between words, never cut.
+        table.add_column(words, overflow="fold", min_width=max(map(len, [*words.split(), *shown])))
+    for trial in trials:
+        values = search_summary.shown_values(ready, flags.search, trial)
+        sample = [describe_value(trial.sample.get(name, "-")) for name in trials[0].sample]
+        table.add_row(str(trial.number), trial.state, *values, str(trial.epoch), *sample)
+    return table
 
 
 if __name__ == "__main__":

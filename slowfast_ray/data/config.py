@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-SplitName = Literal["provided", "purged", "leave-one-session-out"]
+SplitName = Literal["provided", "purged", "leave-one-session-out", "all"]
 Labels = Literal["majority", "person", "multi"]
 Ties = Literal["lowest", "drop", "rarest"]
 
@@ -21,7 +21,8 @@ class DataConfig:
 
     split: SplitName = "provided"
     """Who validates. provided: val.json. purged: a stretch of time of each session, and nothing that shares a moment
-    with it trains. leave-one-session-out: a whole session."""
+    with it trains. leave-one-session-out: a whole session. all: every sample trains, val.json's too, so that no figure of
+    it says anything: for a last training once all is decided."""
 
     fold: int = 0
     """Which part validates, under purged and leave-one-session-out [0 to the number of folds - 1]."""
@@ -143,7 +144,7 @@ class DataConfig:
         """Settings that were changed and do nothing beside the others, each with its reason, for a warning."""
         plain = DataConfig()
         reasons = {
-            "fold": self.split == "provided" and "data.split is provided",
+            "fold": self.split in ("provided", "all") and f"data.split is {self.split}",
             "num_folds": self.split != "purged" and f"data.split is {self.split}",
             "purge_window": self.split != "purged" and f"data.split is {self.split}",
             "split_seed": self.split != "purged" and f"data.split is {self.split}",

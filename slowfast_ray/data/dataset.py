@@ -74,8 +74,8 @@ class Dataset:
     def split_name(self) -> str:
         """For people: `purged, fold 0 of 5`."""
         config = self.config
-        if config.split == "provided":
-            return "provided"
+        if config.split in ("provided", "all"):
+            return config.split
         return f"{config.split}, fold {config.fold}" + (f" of {config.num_folds}" if config.split == "purged" else "")
 
     def summary(self) -> str:

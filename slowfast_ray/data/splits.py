@@ -56,6 +56,9 @@ def choose(pool: Pool, timeline: Timeline, config: DataConfig) -> Members:
     if config.split == "provided":
         is_val_S = pool.is_provided_val_S
         return Members(np.flatnonzero(~is_val_S), np.flatnonzero(is_val_S), np.array([], dtype=np.int64))
+    if config.split == "all":
+        every_S = np.arange(len(pool.keyframes_S))
+        return Members(every_S, np.flatnonzero(pool.is_provided_val_S), np.array([], dtype=np.int64))
     session_S = timeline.sessions[pool.recordings_S]
     if config.split == "leave-one-session-out":
         fold_S, num_folds = _by_session(session_S, timeline)

@@ -12,6 +12,7 @@ A folder is written under another name and then renamed, so that one that can be
 the newest epoch and the best one stay. Nothing here unpickles objects.
 """
 
+import errno
 import json
 import os
 import re
@@ -46,21 +47,22 @@ class Progress:
 
 
 def save(folder: Path, learner: Learner, progress: Progress, experiment_json: str, predictions: Predictions) -> Path:
-    """Writes the checkpoint of `progress.epoch` into `folder`, then removes those that are neither newest nor best."""
+    """Writes the checkpoint of `progress.epoch` into `folder`, then removes those that are neither newest nor best.
+
+    Raises OSError with errno.ENOSPC where the disk is full; what was there before stays.
+    """
     final = path(folder, progress.epoch)
     unfinished = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    # Safetensors wants plain memory order; the network keeps its own on loading.
-    weights = {key: value.contiguous() for key, value in learner.evaluated.state_dict().items()}
-    save_file(weights, unfinished / "weights.safetensors")
-    torch.save(_training_state(learner), unfinished / "training.pt")
-    predictions.save(unfinished / "predictions.safetensors")
-    (unfinished / "experiment.json").write_text(experiment_json, encoding="utf-8")
-    (unfinished / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
-    for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+    try:
+        _write(unfinished, learner, progress, experiment_json, predictions)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
+        is_full = shutil.disk_usage(folder).free < sum(each.nbytes for each in learner.model.state_dict().values())
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_full:
+            raise OSError(errno.ENOSPC, f"the disk is full, and {final} was not saved") from error
+        raise
     if final.exists():  # from a run that stopped between saving and reporting; out of sight before it is half deleted
         final.rename(folder / f".{final.name}.0")
     unfinished.rename(final)
@@ -69,6 +71,19 @@ def save(folder: Path, learner: Learner, progress: Progress, experiment_json: st
         if re.fullmatch(r"epoch-\d{3,}|\.epoch-\d{3,}\.\d+", other.name) and other.is_dir() and other not in keep:
             shutil.rmtree(other)
     return final
+
+
+def _write(folder: Path, learner: Learner, progress: Progress, experiment_json: str, predictions: Predictions) -> None:
+    # Safetensors wants plain memory order; the network keeps its own on loading.
+    weights = {key: value.contiguous() for key, value in learner.evaluated.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
+    torch.save(_training_state(learner), folder / "training.pt")
+    predictions.save(folder / "predictions.safetensors")
+    (folder / "experiment.json").write_text(experiment_json, encoding="utf-8")
+    (folder / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
+    for file in folder.iterdir():  # a power cut must not leave a renamed folder with empty files
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def path(folder: Path, epoch: int) -> Path:
@@ -96,6 +111,15 @@ def best_in(folder: Path) -> Path:
         remedy = f"name one of its trials, for example {folder / trials[0]}" if trials else "name a run's folder"
         raise ValueError(f"{folder} holds no checkpoint; {remedy}.")
     return found
+
+
+def strip(folder: Path) -> None:
+    """Deletes the weights and the training state of a run's checkpoints: it neither goes on nor predicts any more. What
+    it measured, and what it said of the validation samples, stays.
+    """
+    for each in folder.glob("epoch-*"):
+        for name in ("training.pt", "weights.safetensors"):
+            (each / name).unlink(missing_ok=True)
 
 
 def read_progress(checkpoint: Path) -> Progress:

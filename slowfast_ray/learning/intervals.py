@@ -7,7 +7,7 @@ and need not be in order. The bounds are percentiles of what the draws score (Ef
 They are too narrow where blocks are few, ten or less, and have no width where all samples are right: no draw sees an
 error then.
 
-Shapes: S samples, M blocks, R draws, K classes, P samples of one class.
+Shapes: S samples, M blocks, R draws, K classes, P samples of one class, N runs.
 """
 
 import math
@@ -26,7 +26,7 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bounds, NaN where they are unknown, and the samples that it was computed from."""
+    """A figure with its bounds, NaN where they are unknown, and the samples (or runs) that it was computed from."""
 
     value: float
     low: float
@@ -154,6 +154,21 @@ def paired_top1(
     return _bootstrap(
         lambda weight_RS: weight_RS @ lead_S1 / weight_RS.sum(axis=1, keepdims=True), block_S, seed, num_resamples
     )
+
+
+def mean_of_runs(value_N: npt.ArrayLike, test_over_train: float = 0.0) -> Interval:
+    """The mean of runs with Student's t bounds at 95 %, NaN for less than two runs; without width where all are equal.
+
+    Runs of k folds share training samples: `test_over_train`, 1 / (k - 1) there, widens the bounds for that (the
+    corrected resampled t of Nadeau and Bengio 2003, doi 10.1023/A:1024068626366).
+    """
+    value_N = np.asarray(value_N, float)
+    num_runs = len(value_N)
+    if num_runs < 2:
+        return Interval(float(value_N.sum()) if num_runs else math.nan, math.nan, math.nan, num_runs)
+    mean, factor = float(value_N.mean()), stats.t.ppf((1 + CONFIDENCE) / 2, num_runs - 1)
+    margin = float(factor * value_N.std(ddof=1) * math.sqrt(1 / num_runs + test_over_train))
+    return Interval(mean, mean - margin, mean + margin, num_runs)
 
 
 Statistic = Callable[[np.ndarray], np.ndarray]

@@ -93,7 +93,21 @@ class TrainFlags(_Flags):
 class TuneFlags(_Flags):
     """Flags of a search."""
 
+    resume: str | None = None
+    """Go on with the search of this name: with what was interrupted, and with more trials where --search.num-trials
+    asks for them. All other flags are as it began, unless they are given."""
+
+    resume_anyway: bool = False
+    """Go on although the space, the experiment or the data are no longer what the search began with."""
+
+    dry_run: bool = False
+    """Show what the search would cost, measured on a few steps; train nothing that is kept, write nothing."""
+
     search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        if self.resume_anyway and self.resume is None:
+            raise ValueError("`resume_anyway` (=True) has no effect without --resume NAME; leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +192,13 @@ def parse(kind: type[Flags], docstring: str, arguments: Sequence[str] | None = N
         preset = _preset_of(arguments)
         stem = Path(sys.argv[0]).stem.split("_")[0]
         name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        experiment = replace(PRESETS[preset], model=_model_of(PRESETS[preset], arguments))
-        defaults = kind(preset=preset, name=name, experiment=experiment)
+        begun = _begun(arguments) if kind is TuneFlags else None
+        if begun is None:
+            experiment = replace(PRESETS[preset], model=_model_of(PRESETS[preset], arguments))
+            defaults = kind(preset=preset, name=name, experiment=experiment)
+        else:
+            folder, experiment, search = begun
+            defaults = kind(preset=preset, name=folder.name, experiment=experiment, search=search)  # pyright: ignore
         flags = tyro.cli(kind, args=arguments, default=defaults, description=docstring.splitlines()[0])
     quiet_logs(verbose=flags.verbose)
     cluster.end_by_sigterm_as_by_ctrl_c()
@@ -231,6 +250,22 @@ def _preset_of(arguments: Sequence[str]) -> Preset:
     if value not in PRESETS:
         raise ValueError(f"`--preset` (={value!r}) must be one of {', '.join(PRESETS)}.")
     return value
+
+
+def _begun(arguments: Sequence[str]) -> tuple[Path, Experiment, SearchConfig] | None:
+    """The folder of a search that shall go on, and how it began; None for a new one.
+
+    Raises ValueError where there is no such search.
+    """
+    name = _value_of("--resume", arguments)
+    if name is None:
+        return None
+    if _value_of("--name", arguments) not in (None, name):
+        raise ValueError(f"`name` is that of --resume (={name}), which goes on under its own; leave --name out.")
+    folder = Path(_value_of("--run.storage", arguments) or LAPTOP.run.storage, name)
+    preflight.check_folder(folder, resume=True, is_search=True)
+    experiment = Experiment.from_json((folder / preflight.BEGUN_AS).read_text(encoding="utf-8"))
+    return folder, experiment, preflight.read_search(folder)
 
 
 def _model_of(experiment: Experiment, arguments: Sequence[str]) -> ModelConfig:

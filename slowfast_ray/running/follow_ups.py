@@ -10,6 +10,7 @@ from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.model.pretrained_report import ARCHITECTURE
 from slowfast_ray.running.commands import PRESETS, Preset
+from slowfast_ray.running.preflight import Ready
 
 
 def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
@@ -47,3 +48,10 @@ def mlflow_command(tracking_uri: str) -> str:
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
     return shlex.join([program(), "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri])
+
+
+def resume_command(ready: Ready) -> str:
+    """The command that goes on with a search, from the current folder."""
+    storage = ready.experiment.run.storage
+    away = [] if Path(storage) == Path("runs").absolute() else ["--run.storage", storage]
+    return shlex.join([program(), os.path.relpath(Path(sys.argv[0])), "--resume", ready.name, *away])

@@ -42,12 +42,6 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
             train(ready.experiment, ready.folder, objective, slots, [ForwardRows(rows)])
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from leaving
-        except WorkerGroupError as error:
-            for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
-                for kind in (DoesNotFitError, FloatingPointError):
-                    if isinstance(failure, kind):
-                        raise kind(str(getattr(failure, "cause", failure))) from error
-            raise
         finally:
             rows.put(None)
             consumer.join()
@@ -64,10 +58,19 @@ class ForwardRows(UserCallback):
         self._rows.put(metrics[0])
 
 
-def train(experiment: Experiment, folder: Path, objective: str, slots: Slots, callbacks: list[UserCallback]) -> None:
+def train(
+    experiment: Experiment,
+    folder: Path,
+    objective: str,
+    slots: Slots,
+    callbacks: list[UserCallback],
+    *,
+    replay: bool = False,
+) -> None:
     """Trains one run over a group of workers; a broken group starts once more from the newest checkpoint.
 
-    `folder` must be one that all workers see, and is where Ray Train keeps its own notes as well.
+    `folder` must be one that all workers see, and is where Ray Train keeps its own notes as well. `replay` as in
+    worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
     """
 
     def train_share(_: dict[str, Any]) -> None:
@@ -82,10 +85,15 @@ def train(experiment: Experiment, folder: Path, objective: str, slots: Slots, ca
             num_threads=slots.cpus_per_worker,
         )
         worker.train(
-            experiment, folder, objective, lambda row: ray.train.report({**row, PLACEMENT_GROUP: group}), place
+            experiment,
+            folder,
+            objective,
+            lambda row: ray.train.report({**row, PLACEMENT_GROUP: group}),
+            place,
+            replay=replay,
         )
 
-    TorchTrainer(
+    trainer = TorchTrainer(
         train_share,
         train_loop_config={},
         scaling_config=ScalingConfig(
@@ -100,4 +108,12 @@ def train(experiment: Experiment, folder: Path, objective: str, slots: Slots, ca
             failure_config=FailureConfig(max_failures=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
+            for kind in (DoesNotFitError, FloatingPointError):
+                if isinstance(failure, kind):
+                    raise kind(str(getattr(failure, "cause", failure))) from error
+        raise

@@ -1,6 +1,7 @@
 """What can be refused is refused here: before Ray starts, before anything is written."""
 
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
 from slowfast_ray.running import scores, storage, tracking, worker
+from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.scores import Score
 
 BEGUN_AS = "experiment.json"
 """In a run's folder: the experiment that it began as."""
+SEARCH = "search.json"
+"""In a search's folder: its space and its settings, as it began."""
 MEMBERS = "split.json"
 """In a run's folder: which samples train, validate, and were left out."""
 WEIGHTS = "weights.json"
 """In MLflow: what was taken of the weights that training started from."""
+
+log = logging.getLogger(__name__)
 
 
 class RefusedError(ValueError):
@@ -100,33 +106,72 @@ def tags_of(data: Dataset, scored: tuple[Score, ...]) -> dict[str, str]:
     return {f"slowfast_ray.{name}": value for name, value in tags.items()}
 
 
-def check(
-    experiment: Experiment, *, name: str, objective: str, resume: bool = False, widest_window: float | None = None
-) -> Ready:
-    """Everything that must hold before a run or a search starts. Writes nothing.
+def check(experiment: Experiment, *, name: str, objective: str, resume: bool = False) -> Ready:
+    """Everything that must hold before a run starts. Writes nothing.
 
-    `widest_window` is that of a search space: leaks are looked for in it as well.
+    Raises ValueError or OSError with the law, the value, the place and the remedy.
+    """
+    if objective not in counts.HIGHER_IS_BETTER:
+        raise ValueError(f"`metric` (={objective!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")
+    ready = _check(experiment, name=name, objectives=(objective,), resume=resume)
+    if resume:
+        check_same(ready.experiment, objective, ready.folder, ready.data)
+    return ready
+
+
+def check_search(
+    experiment: Experiment,
+    *,
+    name: str,
+    objectives: tuple[str, ...],
+    resume: bool,
+    anyway: bool,
+    widest_window: float,
+) -> Ready:
+    """The same for a search. `widest_window` is that of its space: leaks are looked for in it as well. `anyway` only
+    warns of what is not as the search began.
+    """
+    ready = _check(experiment, name=name, objectives=objectives, resume=resume, widest_window=widest_window)
+    if resume:
+        try:
+            check_same(ready.experiment, None, ready.folder, ready.data)
+        except ValueError as error:
+            if not anyway:
+                raise ValueError(f"{str(error).rstrip('.')}, or say --resume-anyway.") from error
+            log.warning("Going on all the same: %s", error)
+    return ready
+
+
+def _check(
+    experiment: Experiment,
+    *,
+    name: str,
+    objectives: tuple[str, ...],
+    resume: bool,
+    widest_window: float | None = None,
+) -> Ready:
+    """`widest_window` is given for a search.
 
     Raises ValueError or OSError with the law, the value, the place and the remedy.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(f"`name` (={name!r}) becomes a folder: use letters, digits, '.', '_' and '-' only.")
-    if objective not in counts.HIGHER_IS_BETTER:
-        raise ValueError(f"`metric` (={objective!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")
     data = dataset.load(experiment.data)
     experiment = worker.with_classes(experiment, data)
     valid = counts.metrics_for(labels_are_multi=experiment.data.labels == "multi")
-    if objective not in valid:
-        raise ValueError(
-            f"`metric` (={objective}) does not exist under `data.labels` (={experiment.data.labels}); choose one of "
-            f"{', '.join(valid)}."
-        )
+    for objective in objectives:
+        if objective in counts.HIGHER_IS_BETTER and objective not in valid:
+            setting = "metric" if widest_window is None else "search.objectives"
+            raise ValueError(
+                f"`{setting}` (={objective}) does not exist under `data.labels` (={experiment.data.labels}); choose "
+                f"one of {', '.join(valid)}."
+            )
     check_against(experiment, data)
     if "://" in experiment.run.storage:
         raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
     storage = Path(experiment.run.storage).expanduser().absolute()
     folder = storage / name
-    check_folder(folder, resume=resume)
+    check_folder(folder, resume=resume, is_search=widest_window is not None)
     uri = tracking.resolve_uri(experiment.run.tracking_uri)
     root = None if experiment.data.root is None else os.fspath(data.root)
     weights = experiment.model.weights
@@ -135,8 +180,6 @@ def check(
     experiment = experiment.override(
         {"data.root": root, "model.weights": weights, "run.storage": os.fspath(storage), "run.tracking_uri": uri}
     )
-    if resume:
-        check_same(experiment, objective, folder, data)
     tracking.check(uri)
     return Ready(
         name=name,
@@ -175,7 +218,7 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
         )
 
 
-def check_same(experiment: Experiment, objective: str, folder: Path, data: Dataset) -> None:
+def check_same(experiment: Experiment, objective: str | None, folder: Path, data: Dataset) -> None:
     """Raises ValueError where a run would be resumed as another experiment than it began as, or on other data."""
     before = Experiment.from_json((folder / BEGUN_AS).read_text(encoding="utf-8")).flatten()
     now = experiment.flatten()
@@ -220,21 +263,33 @@ def read_fingerprint(folder: Path, name: str) -> str:
         ) from error
 
 
-def check_folder(folder: Path, *, resume: bool) -> None:
+def read_search(folder: Path) -> SearchConfig:
+    """The settings that the search in `folder` began with. Raises ValueError where they cannot be read."""
+    try:
+        return SearchConfig(**json.loads((folder / SEARCH).read_text(encoding="utf-8"))["search"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / SEARCH} does not say how the search began ({error}); it was written by another version, or "
+            "damaged: search again under another name."
+        ) from error
+
+
+def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None:
     """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
     if resume:
         if not (folder / BEGUN_AS).is_file():
             raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
-        if next(folder.glob("trial-*"), None) is not None:
-            raise ValueError(f"{folder} holds a search, and only single runs are resumed; choose another --name.")
+        if (folder / SEARCH).is_file() != is_search:
+            holds, other = ("a single run", "train_thermal.py") if is_search else ("a search", "tune_thermal.py")
+            raise ValueError(f"{folder} holds {holds}, which {other} resumes; choose another name.")
     elif folder.exists():
         raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     storage.check_writable(existing, "run.storage")
 
 
-def claim(ready: Ready) -> None:
-    """Makes the folder of a new run, as the one thing that two runs of one name cannot both do.
+def claim(ready: Ready, search: str | None = None) -> None:
+    """Makes the folder of a new run, or search, as the one thing that two runs of one name cannot both do.
 
     Raises RefusedError where another run was faster.
     """
@@ -243,5 +298,7 @@ def claim(ready: Ready) -> None:
     except FileExistsError:
         raise RefusedError(f"{ready.folder} was taken by another run just now; choose another --name.") from None
     (ready.folder / MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
+    if search is not None:
+        (ready.folder / SEARCH).write_text(search, encoding="utf-8")
     # Last: where it stands, a run began, and can be resumed.
     (ready.folder / BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")

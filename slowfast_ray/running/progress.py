@@ -30,7 +30,7 @@ class SearchView:
         self._console = Console()
         self._trials: list[Trial] = []
         self._best: Trial | None = None
-        self._best_value = math.nan
+        self._said_best: set[str] = set()
         self._said: dict[str, str] = {}
         # A function, not a value: the clock moves between events.
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
@@ -49,12 +49,12 @@ class SearchView:
 
     def update(self, trials: Sequence[Trial], best: Trial | None) -> None:
         """Something happened to a trial."""
-        improved = best is not None and (self._best is None or best.best_value != self._best_value)
+        is_news = best is not None and best.state is not None and best.name not in self._said_best
         self._trials, self._best = list(trials), best
-        self._best_value = math.nan if best is None else best.best_value
         if not self._console.is_terminal:
-            if improved and best is not None:
-                self.say(f"[{self._elapsed()}] best so far: {self._score(best)} by {best.name}, epoch {_epochs(best)}")
+            if is_news and best is not None:
+                self._said_best.add(best.name)
+                self.say(f"[{self._elapsed()}] best so far: {self._score(best)} by {best.name}, epoch {best.epoch}")
             self._say_what_changed()
 
     def say(self, line: str) -> None:
@@ -66,7 +66,7 @@ class SearchView:
             state = trial.state or "started"
             if self._said.get(trial.name) != state:
                 self._said[trial.name] = state
-                scored = "" if trial.row is None else f" after {_epochs(trial)} epochs, {self._score(trial)}"
+                scored = "" if not trial.history else f" after {trial.epoch} epochs, {self._score(trial)}"
                 described = describe(trial.sample)
                 self.say(f"[{self._elapsed()}] {trial.name} {state}{scored} ({described})")
 
@@ -74,11 +74,14 @@ class SearchView:
         return _clock(time.monotonic() - self._started)
 
     def _score(self, trial: Trial) -> str:
-        return f"{self._metric} {trial.best_value:.4f}"
+        return f"{self._metric} {trial.value:.4f}"
 
     def _render(self) -> Group:
         ended = [trial for trial in self._trials if trial.state is not None]
-        numbers = {state: sum(trial.state == state for trial in ended) for state in ("finished", "pruned", "failed")}
+        numbers = {
+            state: sum(trial.state == state for trial in ended)
+            for state in ("finished", "pruned", "failed", "infeasible")
+        }
         bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("trials"),
             TextColumn("{task.fields[rest]}"), console=self._console,
@@ -90,17 +93,17 @@ class SearchView:
         running = Table.grid(padding=(0, 2))
         for trial in self._trials:
             if trial.state is None:
-                score = "-" if trial.row is None else self._score(trial)
+                score = "-" if not trial.history else self._score(trial)
                 running.add_row(
-                    f"  {trial.name}", f"epoch {_epochs(trial)}/{self._epochs_of(trial)}", score,
+                    f"  {trial.name}", f"epoch {trial.epoch}/{self._epochs_of(trial)}", score,
                     describe(trial.sample),
                 )  # fmt: skip
         counted = f"  {len(self._trials) - len(ended)} running, " + ", ".join(f"{n} {s}" for s, n in numbers.items())
         best = "  no epoch done yet"
-        if self._best is not None and self._best.row is not None:
+        if self._best is not None:
             best = (
-                f"  best so far: {self._score(self._best)} in epoch {self._best.row[worker.BEST_EPOCH]} of "
-                f"{self._best.name} ({describe(self._best.sample)})"
+                f"  best so far: {self._score(self._best)} by {self._best.name}, epoch {self._best.epoch} "
+                f"({describe(self._best.sample)})"
             )
         return Group(bar, Text(counted), Text(best, style="green"), running)
 
@@ -109,7 +112,7 @@ class SearchView:
 
     def _seconds_left(self, num_ended: int, elapsed: float) -> float | None:
         """By the epochs that ended trials took, pruned ones included; None before there is anything to go by."""
-        shares = [min(1.0, _epochs(trial) / self._epochs_of(trial)) for trial in self._trials if trial.state is None]
+        shares = [min(1.0, trial.epoch / self._epochs_of(trial)) for trial in self._trials if trial.state is None]
         done = num_ended + sum(shares)
         by_trials = None if done < 0.1 else elapsed / done * (self._num_trials - done)
         if self._budget_seconds is None:
@@ -213,10 +216,6 @@ class TrainView:
 class _Moment:
     seconds: float
     num_epochs: float
-
-
-def _epochs(trial: Trial) -> int:
-    return 0 if trial.row is None else trial.row[worker.EPOCH]
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,11 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+Pruner = optuna.pruners.BasePruner
+
+REDUCTION = 3.0
+"""Of a search: at each rung one in so many goes on."""
+
 
 class Rungs(optuna.pruners.BasePruner):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934): at each rung the best 1 / `reduction` of the
@@ -46,3 +51,8 @@ def rungs(*, first: int, num_epochs: int, reduction: float) -> list[int]:
         found.append(math.ceil(epoch))
         epoch *= reduction
     return found
+
+
+def below_median(grace: int) -> Pruner:
+    """Stops what is below the median of the finished trials at the same epoch, from the epoch `grace` on."""
+    return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=grace)

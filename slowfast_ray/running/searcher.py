@@ -1,76 +1,191 @@
-"""Optuna behind Ray Tune: told what a trial really scored, what was pruned, and what failed.
+"""The board of a search: hands out trials as the study suggests them, and tells what they did.
 
-Ray's own OptunaSearch tells Optuna an early-stopped trial as complete with its last value, and leaves a trial that
-scored NaN running for ever. Here a trial scores its best value so far, a stopped one is told as pruned with the values
-of its epochs, a failed one as failed.
+The study is told first (study.py): what was told survives a kill at any moment, and everything else is made to agree
+with it when the search is resumed.
 """
 
-import logging
 import math
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Sequence
 
-import optuna
-from optuna.trial import TrialState
-from ray.tune.search.optuna import OptunaSearch
-
-from slowfast_ray.running import worker
+from slowfast_ray.data import dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import deaths, preflight, worker
+from slowfast_ray.running.jobs import Job
+from slowfast_ray.running.records import Records
+from slowfast_ray.running.study import StorageError, Study, Suggestion, Told
+from slowfast_ray.running.tracking import State
+from slowfast_ray.running.trials import Trial, best_first, best_of, describe, front_of, trial_name
 from slowfast_ray.running.worker import Row
 
-TRIAL = "trial"
-"""The number of a trial, in its sample beside the fields: the same for Optuna, MLflow and the folder."""
 
+class SearchBoard:
+    """Trials, from the first suggestion to their end."""
 
-class Searcher(OptunaSearch):
-    """TPE as Optuna ships it, over a space in ray.tune's words; `first` is tried before anything is sampled."""
-
-    def __init__(self, space: dict[str, Any], *, mode: str, first: dict[str, Any], seed: int) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        super().__init__(
-            space=OptunaSearch.convert_search_space(space),
-            metric=worker.BEST_VALUE,
-            mode=mode,
-            points_to_evaluate=[first],
-            sampler=optuna.samplers.TPESampler(seed=seed),
-        )
+    def __init__(self, records: Records, study: Study) -> None:
+        self.halted = ""
+        """Why the search cannot go on; empty where it can."""
+        self._records, self._study = records, study
+        self._ready, self._config = records.ready, records.config
+        self._beaten: set[str] = set()
+        self._deadline = math.inf
+        if self._config.time_budget_min is not None:
+            self._deadline = time.monotonic() + self._config.time_budget_min * 60
+        known = study.trials()
+        self._num_begun = len(known)
+        self._waiting = deque(study.unfinished())
+        for told in known:
+            if told.ending is not None:
+                self._recall(told)
+        self._strip_losers()
 
     @property
-    def study(self) -> optuna.Study:
-        """What Optuna knows of the trials."""
-        assert self._ot_study is not None, "made with the space"
-        return self._ot_study
+    def trials(self) -> list[Trial]:
+        """All that are known, by number."""
+        return self._records.trials
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next sample, with the trial's number."""
-        sample = super().suggest(trial_id)
-        assert sample is not None, "Optuna never runs out of samples"
-        return {**sample, TRIAL: self._ot_trials[trial_id].number}
+    @property
+    def study(self) -> Study:
+        """What was suggested and told."""
+        return self._study
 
-    def on_trial_result(self, trial_id: str, result: Row) -> None:
-        """Notes the best value so far, at the epoch that it was reached by."""
-        if trial_id not in self._completed_trials and math.isfinite(result[worker.BEST_VALUE]):
-            self._ot_trials[trial_id].report(result[worker.BEST_VALUE], result[worker.EPOCH])
+    def best(self) -> Trial | None:
+        """The best so far."""
+        return best_of(self.trials, self._config.metric)
 
-    def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
-        """Tells Optuna how the trial ended."""
-        if trial_id in self._completed_trials:
-            return
-        self._completed_trials.add(trial_id)
-        trial = self._ot_trials[trial_id]
-        value = (result or {}).get(worker.BEST_VALUE)
-        if error or value is None or not math.isfinite(value):
-            self.study.tell(trial, state=TrialState.FAIL)
-        elif result is not None and result.get(worker.FINISHED):
-            self.study.tell(trial, value)
-        else:  # Optuna keeps the last noted value of a pruned trial
-            self.study.tell(trial, state=TrialState.PRUNED)
+    def front(self) -> list[Trial]:
+        """Of several objectives, those that no other beats."""
+        return front_of(self.trials, self._config.names) if len(self._config.names) > 1 else []
 
+    def is_over(self) -> bool:
+        """Whether the budget is used up, or the search cannot go on."""
+        return bool(self.halted) or time.monotonic() > self._deadline or self._is_spent()
 
-def convert(space: dict[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
-    """The space in Optuna's words. Raises ValueError for a domain that Optuna cannot sample."""
-    try:
-        return OptunaSearch.convert_search_space(space)
-    except (ValueError, NotImplementedError) as error:
-        raise ValueError(f"Optuna cannot sample this search space: {error}") from error
+    def is_complete(self) -> bool:
+        """Whether all trials have ended as something else than stopped."""
+        ended = [trial for trial in self.trials if trial.state not in (None, "stopped")]
+        return len(ended) >= self._config.num_trials
 
+    def next(self) -> Job | None:
+        """The next trial: those that were interrupted first, then what the study suggests."""
+        try:
+            while not self.is_over() and (suggestion := self._suggested()) is not None:
+                if (job := self._begin(suggestion)) is not None:
+                    return job
+        except StorageError as error:
+            self._halt(error)
+        return None
 
-logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
+    def row(self, name: str, row: Row) -> bool:
+        """An epoch is done; whether its trial is stopped, since others do better."""
+        if not self._records.note(name, row):
+            return False
+        trial = self._records[name]
+        try:
+            is_beaten = self._study.report(trial.number, trial.epoch, trial.value)
+            if row[worker.FINISHED]:
+                self._study.tell(trial.number, "finished", trial.values)
+            elif is_beaten:
+                self._study.tell(trial.number, "pruned")
+                self._beaten.add(name)
+        except StorageError as error:
+            self._halt(error)
+        self._show()
+        return name in self._beaten
+
+    def ended(self, name: str, verdict: str | None, reason: str) -> None:
+        """A trial ended by itself, or was stopped."""
+        trial = self._records[name]
+        if verdict == "halt":
+            self.halted = reason
+            self._end(trial, "stopped", reason)
+        elif verdict in ("infeasible", "failed"):
+            self._fail(trial, verdict, reason)
+        elif trial.is_finished:
+            self._end(trial, "finished")
+        else:
+            self._end(trial, "pruned" if name in self._beaten else "stopped")
+
+    def died(self, name: str, error: str) -> None:
+        """A trial raised, or its process died, and is not tried again."""
+        self._fail(self._records[name], deaths.ending_of(error), deaths.reason_of(error))
+
+    def retried(self, name: str, error: str) -> Experiment:
+        """A trial raised, or its process died, and goes on."""
+        return self._records.try_again(name, error)
+
+    def _suggested(self) -> Suggestion | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._num_begun >= self._config.num_trials:
+            return None
+        self._num_begun += 1
+        return self._study.ask()
+
+    def _begin(self, suggestion: Suggestion) -> Job | None:
+        """The job of a suggestion; None where nothing can be trained so."""
+        trial, refusal = self._open(suggestion.number, suggestion.sample)
+        if refusal:
+            self._fail(trial, "infeasible", refusal)
+            return None
+        self._show()
+        return Job(trial.name, trial.experiment)
+
+    def _open(self, number: int, sample: dict[str, object]) -> tuple[Trial, str]:
+        """The trial of a sample, and why it cannot be trained; empty where it can."""
+        experiment, tags, refusal = self._ready.experiment, {}, ""
+        try:
+            experiment = experiment.override(sample)
+            preflight.check_against(experiment, dataset.load(experiment.data))
+            tags = self._ready.tags_of_trial(experiment)
+        except ValueError as error:
+            refusal = str(error)
+        return self._records.open(trial_name(number), number, describe(sample), experiment, sample, tags), refusal
+
+    def _recall(self, told: Told) -> None:
+        """A trial that ended before this start; MLflow is told again, should it have missed something."""
+        assert told.ending is not None
+        trial, _ = self._open(told.number, told.sample)
+        self._records.catch_up(trial)
+        self._records.end(trial, told.ending, told.reason)
+
+    def _fail(self, trial: Trial, ending: State, reason: str) -> None:
+        try:
+            self._study.tell(trial.number, "infeasible" if ending == "infeasible" else "failed", reason=reason)
+        except StorageError as error:
+            self._halt(error)
+        self._end(trial, ending, reason)
+
+    def _end(self, trial: Trial, state: State, reason: str = "") -> None:
+        self._records.end(trial, state, reason)
+        best = self.best()
+        if state == "finished" and best is not None:
+            name = f"search/best_{self._config.metric.split('/')[1]}"
+            self._records.tracker.log_epoch(self._records.run, trial.number, {name: best.value})
+        self._strip_losers()
+        self._show()
+
+    def _strip_losers(self) -> None:
+        """Deletes the weights of trials that can't win any more; what they measured stays."""
+        keepers = self._keepers()
+        for trial in self.trials:
+            if trial not in keepers and trial.state in ("finished", "pruned", "failed"):
+                checkpoint.strip(self._ready.folder / trial.name)
+
+    def _keepers(self) -> Sequence[Trial]:
+        """Those that may win; before one has finished, whoever came furthest."""
+        finished = best_first((trial for trial in self.trials if trial.state == "finished"), self._config.metric)
+        best = finished[: max(1, self._config.finalists)] or best_first(self.trials, self._config.metric)[:1]
+        return [*best, *self.front()]
+
+    def _is_spent(self) -> bool:
+        budget = self._config.budget_gpu_hours
+        return budget is not None and sum(trial.gpu_seconds for trial in self.trials) >= budget * 3600
+
+    def _halt(self, error: Exception) -> None:
+        self.halted = f"the study in {self._ready.folder} cannot be written ({str(error).splitlines()[0]})"
+
+    def _show(self) -> None:
+        self._records.view.update(self.trials, self.best())

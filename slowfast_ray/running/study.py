@@ -8,6 +8,7 @@ and what was told before, and on nothing in memory.
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,23 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+    json_to_distribution,
+)
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Of parts that Optuna has shipped for years; the version is pinned.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+StorageError = optuna.exceptions.StorageInternalError
+"""The study cannot be written: a full disk, mostly."""
 
 SamplerName = Literal["tpe", "gp", "cma-es", "random"]
 Ending = Literal["finished", "pruned", "failed", "infeasible"]
@@ -66,6 +79,17 @@ def suggests(distributions: Distributions, constants: Mapping[str, Any] = {}) ->
         return {**constants, **{name: _draw(trial, name, each) for name, each in distributions.items()}}
 
     return suggest
+
+
+def cannot_become(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a study of parameters with the distributions `before` cannot go on with those of `now`, both as JSON."""
+    try:
+        for name in set(before) & set(now):
+            one, other = (json_to_distribution(json.dumps(each[name])) for each in (before, now))
+            check_distribution_compatibility(one, other)
+    except ValueError:
+        return True
+    return False
 
 
 def sampler(name: SamplerName, seed: int) -> BaseSampler:
@@ -118,7 +142,8 @@ class Study:
 
     def ask(self) -> Suggestion:
         """The next trial."""
-        number = len(self.optuna.get_trials(deepcopy=False, states=_BEGUN))
+        every = self.optuna.get_trials(deepcopy=False)
+        number = next((each.number for each in every if each.state == TrialState.WAITING), len(every))
         self.optuna.sampler = self._seeded(number)
         trial = self.optuna.ask()
         assert trial.number == number, "one process writes"
@@ -178,8 +203,13 @@ class Study:
     def _suggestion(self, frozen: FrozenTrial) -> Suggestion:
         if _SAMPLE in frozen.user_attrs:
             return Suggestion(frozen.number, json.loads(frozen.user_attrs[_SAMPLE]))
-        # Killed while it was drawn: what is drawn already stays, the rest comes out as it would have.
-        self.optuna.sampler = self._seeded(frozen.number)
+        # Killed while it was drawn: it is drawn once more beside, since a sampler goes on elsewhere after a part.
+        beside = optuna.create_study(directions=self.optuna.directions, sampler=self._seeded(frozen.number))
+        beside.add_trials(self.optuna.get_trials(deepcopy=False)[: frozen.number])
+        beside.enqueue_trial(frozen.system_attrs.get("fixed_params", {}))
+        trial = beside.ask()
+        self._suggest(trial)
+        self.optuna.sampler = PartialFixedSampler(trial.params, RandomSampler())
         return Suggestion(frozen.number, self._sample_of(self._trial(frozen.number)))
 
     def _sample_of(self, trial: optuna.Trial) -> dict[str, Any]:

@@ -1,43 +1,54 @@
-"""MLflow: the search's run, a child run for each trial, the best checkpoint. The one module that imports mlflow.
+"""MLflow: the search's run, a child run for each trial, the best checkpoint. The door to it; the rooms behind are
+tracking_runs.py (writing), tracking_queue.py (outages) and tracking_store.py.
 
 One process writes: the driver, which sees every row. The store is made before any trial starts, since several processes
 that open a fresh SQLite file at once break it.
 """
 
-import contextlib
-import logging
+import difflib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at each end of a run, into the live table
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import storage
+from slowfast_ray.running import storage, tracking_store
+from slowfast_ray.running.tracking_runs import RunHandle, Tracker
+from slowfast_ray.running.tracking_store import STATE, STORAGE, State, reason_of
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "STATE", "STORAGE", "RunHandle", "State", "TrackedTrial", "Tracker", "attach", "check", "resolve_uri", "trials_of",
+]  # fmt: skip
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SECONDS_TO_ANSWER = 5.0
 """A tracking server that is silent for so long is reported as not answering."""
-STATE = "slowfast_ray.state"
-"""Tag: finished, pruned, failed, or stopped (by Ctrl-C or the end of the time budget). MLflow's own status knows no
-pruned."""
-STORAGE = "slowfast_ray.folder"
-"""Tag: the folder of a run; by it a run that was interrupted is found again."""
+RUNS_PER_PAGE = 1000
 
-State = Literal["finished", "pruned", "failed", "stopped"]
-_STATUS: dict[State, str] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "stopped": "KILLED"}
+
+@dataclass(frozen=True)
+class TrackedTrial:
+    """A trial as MLflow keeps it."""
+
+    number_name: str
+    """Of its folder: trial-003."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    curve: dict[int, float]
+    """A metric by epoch; empty where it was never measured."""
+    state: str
+    """A State, or running."""
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -67,8 +78,10 @@ def check(uri: str) -> None:
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
     executor = ThreadPoolExecutor(max_workers=1)
-    with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(SECONDS_TO_ANSWER))):
-        answer = executor.submit(lambda: MlflowClient(uri).get_experiment_by_name(_experiment_name()))
+    with tracking_store.environment(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(SECONDS_TO_ANSWER))
+    ):
+        answer = executor.submit(lambda: MlflowClient(uri).get_experiment_by_name(tracking_store.experiment_name()))
         try:
             found = answer.result(timeout=SECONDS_TO_ANSWER)
         except OutOfTime as error:
@@ -77,9 +90,9 @@ def check(uri: str) -> None:
                 "and that it runs."
             ) from error
         except Exception as error:  # each kind of store raises its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it runs ({reason})."
+                f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it runs "
+                f"({reason_of(error)})."
             ) from error
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
@@ -90,23 +103,6 @@ def check(uri: str) -> None:
         )
 
 
-def _experiment_name() -> str:
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slowfast_ray")
-
-
-def _client(uri: str) -> MlflowClient:
-    # A server that goes away, or hangs, costs a call half a minute at most instead of many.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    return MlflowClient(uri)
-
-
-def _is_of(folder: Path) -> str:
-    """MLflow's filter for the runs of a folder."""
-    quote = '"' if "'" in os.fspath(folder) else "'"  # MLflow's filters know no escapes, but both quotes
-    return f"tags.`{STORAGE}` = {quote}{folder}{quote}"
-
-
 def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, files: Path, name: str) -> str | None:
     """Adds to the newest run of a folder, in whatever experiment of the store: metrics with the epoch as their step,
     and all files of the folder `files` as artifacts under `name`. The run's state stays as it is.
@@ -115,13 +111,13 @@ def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, fil
     store does not answer or does not take them, and where the run holds `name` already.
     """
     check(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if not _exists(uri):
         return None
-    client = _client(uri)
+    client = tracking_store.client(uri)
     now_ms = int(time.time() * 1000)
     try:
         experiments = [each.experiment_id for each in client.search_experiments()]
-        runs = client.search_runs(experiments, _is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
+        runs = client.search_runs(experiments, tracking_store.is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
         if not runs:
             return None
         run_id = runs[0].info.run_id
@@ -130,119 +126,70 @@ def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, fil
         client.log_batch(run_id, metrics=[Metric(key, value, now_ms, epoch) for key, value in metrics.items()])
         client.log_artifacts(run_id, os.fspath(files), name)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"The tracking store {uri} does not take the evaluation of {folder} ({reason}).") from error
+        raise ValueError(
+            f"The tracking store {uri} does not take the evaluation of {folder} ({reason_of(error)})."
+        ) from error
     return run_id
 
 
-class Tracker:
-    """Writes runs and their children to one MLflow experiment (MLFLOW_EXPERIMENT_NAME, or slowfast_ray)."""
+def trials_of(uri: str, name: str, metric: str) -> list[TrackedTrial]:
+    """The trials of the newest search of that name, by their names, with the curve of one metric.
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._client = _client(uri)
-        self._unsent: list[Callable[[], object]] = []
-        self._experiment_id = self._find_or_create(_experiment_name())
-
-    def start(
-        self,
-        name: str,
-        experiment: Experiment,
-        folder: Path,
-        *,
-        parent: str | None = None,
-        tags: Mapping[str, str] = {},
-    ) -> str:
-        """A new run with every field of `experiment` as a parameter; gives its id."""
-        parent_tag = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-        run = self._client.create_run(
-            self._experiment_id, tags={MLFLOW_RUN_NAME: name, STORAGE: os.fspath(folder), **parent_tag, **tags}
-        )
-        params = [Param(key, str(value)) for key, value in experiment.flatten().items()]
-        self._client.log_batch(run.info.run_id, params=params)
-        self._client.log_text(run.info.run_id, experiment.to_json(), "experiment.json")
-        return run.info.run_id
-
-    def find(self, folder: Path) -> str | None:
-        """The id of the newest run of a folder, set to running again; None where there is none."""
-        runs = self._client.search_runs([self._experiment_id], _is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
-        if not runs:
-            return None
-        self._client.update_run(runs[0].info.run_id, status="RUNNING")
-        return runs[0].info.run_id
-
-    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """The metrics of one epoch, with the epoch as their step."""
-        now_ms = int(time.time() * 1000)
-        points = [Metric(key, value, now_ms, epoch) for key, value in metrics.items()]
-        self._send(lambda: self._client.log_batch(run_id, metrics=points))
-
-    def log_missing_epochs(self, run_id: str, history: Sequence[Mapping[str, float]]) -> None:
-        """The epochs that a run measured but did not get to log before it was interrupted."""
-        if not history:
-            return
-        logged = {metric.step for metric in self._client.get_metric_history(run_id, next(iter(history[0])))}
-        for epoch, metrics in enumerate(history, start=1):
-            if epoch not in logged:
-                self.log_epoch(run_id, epoch, metrics)
-
-    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """All files of `folder`, as artifacts under `name`."""
-        self._send(lambda: self._client.log_artifacts(run_id, os.fspath(folder), name))
-
-    def log_text(self, run_id: str, text: str, name: str) -> None:
-        """A text as the artifact `name`."""
-        self._send(lambda: self._client.log_text(run_id, text, name))
-
-    def end(self, run_id: str, state: State, tags: Mapping[str, str] = {}) -> None:
-        """Closes a run with its honest state; MLflow takes the duration from it."""
-        ended_ms = int(time.time() * 1000)
-        all_tags = [RunTag(key, value) for key, value in {STATE: state, **tags}.items()]
-        self._send(lambda: self._client.log_batch(run_id, tags=all_tags))
-        self._send(lambda: self._client.set_terminated(run_id, _STATUS[state], ended_ms))
-
-    @property
-    def num_unsent(self) -> int:
-        """Entries that the store did not take yet [entries]."""
-        return len(self._unsent)
-
-    def _send(self, write: Callable[[], object]) -> None:
-        """Writes, after what is still unsent; where the store does not answer, training goes on and it is kept."""
-        self._unsent.append(write)
+    Raises ValueError where the store does not answer, and where it has no such search.
+    """
+    check(uri)
+    experiment, names = tracking_store.experiment_name(), []
+    if _exists(uri):
+        client = tracking_store.client(uri)
         try:
-            while self._unsent:
-                self._unsent[0]()
-                self._unsent.pop(0)
+            found = client.get_experiment_by_name(experiment)
+            ids = [] if found is None else [found.experiment_id]
+            for search in _runs(client, ids, f"attributes.run_name = {tracking_store.quoted(name)}"):
+                trials = list(_runs(client, ids, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{search.info.run_id}'"))
+                if trials:
+                    return sorted(
+                        (_tracked(client, run, metric) for run in trials), key=lambda trial: trial.number_name
+                    )
+            parents = {run.data.tags[MLFLOW_PARENT_RUN_ID] for run in _runs(client, ids, _IS_CHILD)}
+            names = sorted({run.info.run_name or "" for run in _runs(client, ids, "") if run.info.run_id in parents})
         except (MlflowException, OSError) as error:
-            if len(self._unsent) == 1:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("MLflow at %s does not take entries; they are kept and sent later (%s).", self.uri, reason)
-
-    def _find_or_create(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return found.experiment_id
-        location = None
-        if self.uri.startswith("sqlite:///"):  # beside the database, absolute: workers have other working folders
-            location = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-        try:
-            return self._client.create_experiment(name, artifact_location=location)
-        except MlflowException:  # another search made it in between
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return found.experiment_id
+            raise ValueError(f"The tracking store {uri} cannot be read ({reason_of(error)}).") from error
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:5]
+    remedy = f"; it has {', '.join(near)}" if near else ""
+    page = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    raise ValueError(
+        f"The MLflow experiment {experiment} in {uri} has no search {name} with trials{remedy}. All names: {page}."
+    )
 
 
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+_IS_CHILD = f"tags.`{MLFLOW_PARENT_RUN_ID}` LIKE '%'"
+
+
+def _runs(client: MlflowClient, experiment_ids: list[str], query: str) -> Iterator[Run]:
+    """All runs that a filter finds, the newest first, however many pages."""
+    token = None
+    while experiment_ids:
+        page = client.search_runs(
+            experiment_ids, query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, ["attributes.start_time DESC"], token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _tracked(client: MlflowClient, run: Run, metric: str) -> TrackedTrial:
+    points = client.get_metric_history(run.info.run_id, metric) if metric in run.data.metrics else []
+    tags = dict(run.data.tags)
+    return TrackedTrial(
+        number_name=Path(tags.get(STORAGE, run.info.run_name or "")).name,
+        params=dict(run.data.params),
+        tags=tags,
+        curve={point.step: point.value for point in sorted(points, key=lambda point: point.step)},
+        state="running" if run.info.status == "RUNNING" else tags.get(STATE, "running"),
+    )
+
+
+def _exists(uri: str) -> bool:
+    """Whether there is a store; a client would make one."""
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()

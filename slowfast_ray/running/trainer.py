@@ -21,7 +21,7 @@ class Outcome:
     row: Row
     """The row of the last epoch."""
     run_id: str
-    """In MLflow."""
+    """In MLflow; empty where it never took the run."""
     tracking_uri: str
     num_unsent: int
     """Entries that MLflow did not take."""
@@ -46,23 +46,21 @@ def fit(
     if not resume:
         preflight.claim(ready)
     tracker = Tracker(experiment.run.tracking_uri)
-    run_id = tracker.find(folder) if resume else None
-    if run_id is None:
-        run_id = tracker.start(ready.name, experiment, folder, tags=ready.tags())
-        for name, text in ready.texts().items():
-            tracker.log_text(run_id, text, name)
+    run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
+    for name, text in ready.texts().items():
+        tracker.log_text(run, text, name)
     history = _history(folder)
     rows: list[Row] = []
 
     def note(row: Row) -> None:
         if row[worker.EPOCH] > len(history):  # a run that was complete only repeats its last row
-            tracker.log_epoch(run_id, row[worker.EPOCH], metrics_of(row))
+            tracker.log_epoch(run, row[worker.EPOCH], metrics_of(row))
         rows.append(row)
         on_row(row)
 
     state: State = "failed"
     try:
-        tracker.log_missing_epochs(run_id, history)
+        tracker.log_missing_epochs(run, history)
         if experiment.run.num_workers == 1:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             worker.train(experiment, folder, objective, note, Place(device=device), on_step)
@@ -73,14 +71,15 @@ def fit(
         state = "finished"
         best = checkpoint.best(folder)
         assert best is not None, "a finished run has saved an epoch"
-        tracker.log_folder(run_id, best, "best")
-        tracker.log_text(run_id, scores.per_class_json(best, ready.data), "per_class.json")
+        tracker.log_folder(run, best, "best")
+        tracker.log_text(run, scores.per_class_json(best, ready.data), "per_class.json")
     except KeyboardInterrupt:
         state = "stopped"
         raise
     finally:
-        tracker.end(run_id, state)
-    return Outcome(row=rows[-1], run_id=run_id, tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
+        tracker.end(run, state)
+        tracker.flush()
+    return Outcome(row=rows[-1], run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
 
 
 def metrics_of(row: Row) -> dict[str, float]:

@@ -1,79 +1,117 @@
 """What the driver knows of the trials of a search, while it runs and at its end."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import counts
-from slowfast_ray.running import worker
-from slowfast_ray.running.tracking import State
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running import objectives
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.tracking import RunHandle, State
 
 
 @dataclass
 class Trial:
-    """What the driver knows of a trial."""
+    """What the driver knows of a trial, or of another training of a search."""
 
+    name: str
+    """Of its folder."""
     number: int
     experiment: Experiment
     sample: dict[str, Any]
-    run_id: str
-    started: float
-    """Seconds of a monotonic clock."""
+    run: RunHandle
     state: State | None = None
     """None while it runs."""
-    row: Row | None = None
-    """The newest row."""
-    seconds: float = 0.0
-    placement_group: str | None = None
+    reason: str = ""
+    """Why it failed, or is infeasible."""
+    is_finished: bool = False
+    """Whether its last planned epoch is done."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch."""
+    values: tuple[float, ...] = ()
+    """Of the objectives, after the newest epoch; empty before the first."""
 
     @property
-    def name(self) -> str:
-        """Of the trial's folder and its MLflow run."""
-        return trial_name(self.number)
-
-    @property
-    def best_value(self) -> float:
-        """NaN before the first epoch."""
-        return math.nan if self.row is None else self.row[worker.BEST_VALUE]
+    def value(self) -> float:
+        """Of the first objective; NaN before the first epoch."""
+        return self.values[0] if self.values else math.nan
 
     @property
     def has_value(self) -> bool:
         """Whether an epoch is done, with a finite value."""
-        return math.isfinite(self.best_value)
+        return math.isfinite(self.value)
 
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
 
-@dataclass
-class SearchResult:
-    """What a search found."""
+    def curve(self, config: SearchConfig) -> dict[int, float]:
+        """The first objective after each epoch."""
+        workers = self.experiment.run.num_workers
+        return {
+            epoch: objectives.value(
+                self.history[:epoch], config.metric, smooth_epochs=config.smooth_epochs, num_workers=workers
+            )
+            for epoch in range(1, self.epoch + 1)
+        }
 
-    trials: list[Trial]
-    best: Trial | None
-    """None where no trial finished an epoch."""
-    interrupted: bool
-    run_id: str
-    """Of the search, in MLflow."""
-    tracking_uri: str
-    seconds: float
-    num_unsent: int = 0
-    """Entries that MLflow did not take."""
+    def note(self, metrics: Mapping[str, float], config: SearchConfig) -> None:
+        """Another epoch is done."""
+        self.history.append(dict(metrics))
+        self.values = tuple(
+            objectives.value(
+                self.history,
+                name,
+                smooth_epochs=config.smooth_epochs,
+                num_workers=self.experiment.run.num_workers,
+            )
+            for name in config.names
+        )
+
+    @property
+    def gpu_seconds(self) -> float:
+        """What it has cost so far; 0 before the first epoch."""
+        name, workers = objectives.GPU_SECONDS, self.experiment.run.num_workers
+        return objectives.value(self.history, name, smooth_epochs=1, num_workers=workers) if self.history else 0.0
 
 
 def best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:
-    """The trials by their best value of `metric`, the earlier first among equals, those without a value last."""
-    sign = 1 if counts.HIGHER_IS_BETTER[metric] else -1
+    """The trials by their value of `metric`: finished ones first, then stopped ones by how far they came, the earlier
+    first among equals, those without a value last.
+    """
+    sign = 1 if objectives.HIGHER_IS_BETTER[metric] else -1
 
-    def rank(trial: Trial) -> tuple[bool, float, int]:
-        return (not trial.has_value, -sign * trial.best_value if trial.has_value else 0.0, trial.number)
+    def rank(trial: Trial) -> tuple[bool, bool, int, float, int]:
+        is_finished = trial.state == "finished"
+        epoch = 0 if is_finished else -trial.epoch
+        return (
+            not trial.has_value,
+            not is_finished,
+            epoch,
+            -sign * trial.value if trial.has_value else 0.0,
+            trial.number,
+        )
 
     return sorted(trials, key=rank)
 
 
 def best_of(trials: Iterable[Trial], metric: str) -> Trial | None:
-    """The trial with the best value of `metric`; None where none has finished an epoch."""
+    """The first of `best_first`; None where none has finished an epoch."""
     return next((trial for trial in best_first(trials, metric) if trial.has_value), None)
+
+
+def front_of(trials: Iterable[Trial], names: tuple[str, ...]) -> list[Trial]:
+    """The finished trials that no other finished one beats: as good in all objectives, and better in one."""
+    finished = [trial for trial in trials if trial.state == "finished" and all(map(math.isfinite, trial.values))]
+    signs = [1 if objectives.HIGHER_IS_BETTER[name] else -1 for name in names]
+
+    def beats(one: Trial, other: Trial) -> bool:
+        by = [sign * (a - b) for sign, a, b in zip(signs, one.values, other.values, strict=True)]
+        return min(by) >= 0 and max(by) > 0
+
+    return [trial for trial in finished if not any(beats(other, trial) for other in finished)]
 
 
 def trial_name(number: int) -> str:
@@ -81,7 +119,7 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
-def describe(sample: dict[str, Any]) -> str:
+def describe(sample: Mapping[str, Any]) -> str:
     """A sample in a few words: `lr=0.012 batch_size=8`."""
     return " ".join(f"{name.split('.')[1]}={describe_value(value)}" for name, value in sample.items())
 

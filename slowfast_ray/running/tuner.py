@@ -1,140 +1,191 @@
-"""search(): Ray Tune over the fields of an Experiment, every trial a real training, every trial in MLflow.
+"""search(): trials over the fields of an Experiment, every one a real training, every one in MLflow; and resumed.
 
-A trial of one worker trains in the trial's own process, which Tune uses again for the next one: torch is imported once.
-A trial of several workers starts a Ray Train group. Early stopping compares trials by their own absolute epoch.
+What a search is, is on disk: the experiment that it began as, its space and its objectives (search.json), and the study
+(study.db), which optuna-dashboard opens. Whoever resumes it starts the same function on the same folder.
 """
 
-import os
 import time
-from collections.abc import Callable
-from typing import Any
-
-import torch
-from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.schedulers import ASHAScheduler
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts
-from slowfast_ray.running import cluster, group, preflight, scores, search_space, worker
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import (
+    cluster,
+    jobs,
+    preflight,
+    scores,
+    search_begun,
+    search_rules,
+    search_space,
+    search_start,
+    search_summary,
+    winner,
+)
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.observer import Observer
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
+from slowfast_ray.running.records import Records
 from slowfast_ray.running.search_space import Space
-from slowfast_ray.running.searcher import TRIAL, Searcher
+from slowfast_ray.running.searcher import SearchBoard
 from slowfast_ray.running.tracking import State, Tracker
-from slowfast_ray.running.trials import SearchResult, trial_name
-from slowfast_ray.running.worker import Place
+from slowfast_ray.running.trials import Trial
+from slowfast_ray.running.winner import Decision
 
 
-def check(experiment: Experiment, space: Space, config: SearchConfig, *, name: str) -> Ready:
-    """Everything that must hold before a search starts. Writes nothing; raises ValueError or OSError.
+@dataclass
+class SearchResult:
+    """What a search found."""
+
+    trials: list[Trial]
+    best: Trial | None
+    """The best of those that finished; where none did, of all that have an epoch. None where there is none."""
+    checkpoint: Path | None
+    """Of the best: its newest; a finalist's own where finalists were trained."""
+    decision: Decision | None
+    """What the finalists say; None where there were none."""
+    front: list[Trial]
+    """Of several objectives: the finished trials that no other beats in all of them. Of one: empty."""
+    interrupted: bool
+    """By Ctrl-C: neither all trials nor the budget were used up."""
+    halted: str
+    """Why the search could not go on; empty where it could."""
+    run_id: str
+    """Of the search, in MLflow; empty where MLflow never took it."""
+    tracking_uri: str
+    seconds: float
+    kept_bytes: int
+    """What the checkpoints of all trials take on disk."""
+    num_unsent: int = 0
+    """Entries that MLflow did not take."""
+
+
+def check(
+    experiment: Experiment,
+    space: Space,
+    config: SearchConfig,
+    *,
+    name: str,
+    resume: bool = False,
+    anyway: bool = False,
+) -> Ready:
+    """Everything that must hold before a search starts, or goes on. Writes nothing; raises ValueError or OSError.
 
     Under the purged split all trials are given the widest window of the space, so that they train and validate on the
-    same samples whatever their clips.
+    same samples whatever their clips. `anyway` lets a search go on whose space, experiment or data are not what they
+    were.
     """
-    experiment = search_space.with_widest_window(space, experiment)
-    search_space.check(space, experiment)
+    drawable = search_space.drawable(space)
+    experiment = search_space.with_widest_window(drawable, experiment)
+    search_space.check(drawable, experiment)
     cluster.check_fits(num_workers=experiment.run.num_workers, max_concurrent=config.max_concurrent)
-    widest_window = search_space.widest_window(space, experiment)
-    return preflight.check(experiment, name=name, objective=config.metric, widest_window=widest_window)
+    ready = preflight.check_search(
+        experiment,
+        name=name,
+        objectives=config.names,
+        resume=resume,
+        anyway=anyway,
+        widest_window=search_space.widest_window(drawable, experiment),
+    )
+    if resume:
+        search_begun.check_same(ready, drawable, config, anyway=anyway)
+    if config.warm_start is not None and not resume:
+        search_start.check(ready, drawable, config)
+    return ready
 
 
-def search(ready: Ready, space: Space, config: SearchConfig, *, verbose: bool = False) -> SearchResult:
-    """Searches; returns after the last trial, the end of the budget, or Ctrl-C. However it ends, MLflow says so."""
-    experiment = ready.experiment
+def search(
+    ready: Ready, space: Space, config: SearchConfig, *, resume: bool = False, verbose: bool = False
+) -> SearchResult:
+    """Searches; returns after the last trial, the end of a budget, or Ctrl-C. However it ends, MLflow says so.
+
+    With `resume`, trials that ended stay as they are, and those that ran go on from their newest checkpoints.
+    """
+    experiment, drawable = ready.experiment, search_space.drawable(space)
     num_workers = experiment.run.num_workers
     started = time.monotonic()
     with cluster.connected(num_workers=num_workers, verbose=verbose):
         slots = cluster.slots(num_workers=num_workers, max_concurrent=config.max_concurrent)
-        assert experiment.run.tracking_uri is not None, "preflight resolved it"
-        preflight.claim(ready)
-        tracker = Tracker(experiment.run.tracking_uri)
-        run_id = tracker.start(
-            ready.name, experiment, ready.folder, tags={"slowfast_ray.metric": config.metric, **ready.tags()}
-        )
-        for name, text in ready.texts().items():
-            tracker.log_text(run_id, text, name)
-        view = SearchView(ready.name, config, experiment.learning.num_epochs)
-        observer = Observer(tracker, ready, config, run_id, view)
-        state: State = "failed"
-        try:
-            with view:
-                _tuner(ready, space, config, slots, observer, verbose=verbose).fit()
-            observer.close()
-            result = observer.result(started)
-            state = "stopped" if result.interrupted else "finished" if result.best else "failed"
-            best = None if result.best is None else checkpoint.best(ready.folder / result.best.name)
-            if best is not None:
-                tracker.log_folder(run_id, best, "best")
-                tracker.log_text(run_id, scores.per_class_json(best, ready.data), "per_class.json")
-        except KeyboardInterrupt:
-            state = "stopped"
-            raise
-        finally:
-            observer.close()
-            tracker.end(run_id, state)
-        result.num_unsent = tracker.num_unsent
-    return result
+        if not resume:
+            preflight.claim(ready, search_begun.to_json(drawable, config))
+        with search_begun.alone(ready):
+            trials = search_rules.open_study(ready, drawable, config)
+            assert experiment.run.tracking_uri is not None, "preflight resolved it"
+            tracker = Tracker(experiment.run.tracking_uri)
+            tags = {"slowfast_ray.metric": config.objectives, **ready.tags()}
+            run = tracker.open(ready.name, experiment, ready.folder, tags=tags, resume=resume)
+            for name, text in ready.texts().items():
+                tracker.log_text(run, text, name)
+            view = SearchView(ready.name, config, experiment.learning.num_epochs)
+            records = Records(ready, config, tracker, run, view)
+            return _run(records, SearchBoard(records, trials), slots, started, verbose=verbose)
 
 
-def _tuner(
-    ready: Ready, space: Space, config: SearchConfig, slots: Slots, observer: Observer, *, verbose: bool
-) -> tune.Tuner:
-    experiment = ready.experiment
-    own = experiment.flatten()
-    mode = "max" if counts.HIGHER_IS_BETTER[config.metric] else "min"
-    num_epochs = experiment.learning.num_epochs
-    if "learning.num_epochs" in space:
-        num_epochs = max(search_space.edges_of("learning.num_epochs", space["learning.num_epochs"]))
-    resources: dict[str, float] = {"CPU": slots.cpus_per_worker, "GPU": slots.gpus_per_worker}
-    if experiment.run.num_workers > 1:
-        # The workers hold the CPUs and GPUs; their driver needs none, but Tune refuses a trial that asks for nothing.
-        resources = {"CPU": 0, "node:__internal_head__": 0.001}
-    return tune.Tuner(
-        tune.with_resources(_trainable(ready, config.metric, slots), resources),
-        tune_config=tune.TuneConfig(
-            search_alg=Searcher(space, mode=mode, first={name: own[name] for name in space}, seed=experiment.run.seed),
-            scheduler=ASHAScheduler(
-                time_attr=worker.EPOCH,
-                metric=worker.BEST_VALUE,
-                mode=mode,
-                # Beyond the last epoch: ASHA kills what reaches max_t, and a finished trial shall end by itself.
-                max_t=num_epochs + 1,
-                grace_period=max(1, num_epochs // 3),
-                reduction_factor=3,
-            ),
-            num_samples=config.num_trials,
-            max_concurrent_trials=slots.num_concurrent,
-            time_budget_s=None if config.time_budget_min is None else config.time_budget_min * 60,
-            # A fresh process imports torch for 3 s; a trial of several workers has processes of its own.
-            reuse_actors=experiment.run.num_workers == 1,
-            trial_dirname_creator=lambda trial: f"tune-{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name="ray_tune",
-            storage_path=os.fspath(ready.folder),
-            callbacks=[observer],
-            verbose=1 if verbose else 0,
-        ),
+def _run(records: Records, board: SearchBoard, slots: Slots, started: float, *, verbose: bool) -> SearchResult:
+    ready, config, tracker, run = records.ready, records.config, records.tracker, records.run
+    state: State = "failed"
+    try:
+        with records.view:
+            jobs.run(
+                board,
+                ready.folder,
+                objective=config.best_epoch_by,
+                num_workers=ready.experiment.run.num_workers,
+                slots=slots,
+                max_failures=config.max_failures,
+                verbose=verbose,
+            )
+        records.close()
+        decision = _decision(records, board, slots, verbose=verbose)
+        result = _result(records, board, decision, started)
+        state = "stopped" if result.interrupted or result.halted else "finished" if result.best else "failed"
+        if result.checkpoint is not None:
+            tracker.log_folder(run, result.checkpoint, "best")
+            tracker.log_text(run, scores.per_class_json(result.checkpoint, ready.data), "per_class.json")
+        if decision is not None:
+            tracker.log_file(run, ready.folder / winner.FINALISTS)
+        if not result.halted:
+            tracker.log_folder(run, search_summary.draw(ready, config, board.study, board.trials), "pictures")
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    finally:
+        records.close()
+        tracker.end(run, state)
+        tracker.flush()
+    return replace(result, num_unsent=tracker.num_unsent, run_id=run.id or "", seconds=time.monotonic() - started)
+
+
+def _decision(records: Records, board: SearchBoard, slots: Slots, *, verbose: bool) -> Decision | None:
+    """What the finalists say, where all trials are done and finalists are asked for."""
+    ready, config = records.ready, records.config
+    if not config.finalists or not board.is_complete() or board.halted:
+        return None
+    shown = replace(config, num_trials=winner.num_runs(ready, config), time_budget_min=None)
+    view = SearchView(f"{ready.name}, finalists", shown, ready.experiment.learning.num_epochs)
+    own = Records(ready, config, records.tracker, records.run, view)
+    return winner.decide(own, board.trials, slots, verbose=verbose)
+
+
+def _result(records: Records, board: SearchBoard, decision: Decision | None, started: float) -> SearchResult:
+    best = board.best()
+    checkpoint_of_best = None if best is None else checkpoint.newest(records.ready.folder / best.name)
+    if decision is not None:
+        number = decision.report.winner().number
+        best = next(trial for trial in board.trials if trial.number == number)
+        checkpoint_of_best = decision.checkpoint
+    files = records.ready.folder.glob("*/epoch-*/*")
+    return SearchResult(
+        trials=board.trials,
+        best=best,
+        checkpoint=checkpoint_of_best,
+        decision=decision,
+        front=board.front(),
+        interrupted=not board.is_complete() and not board.is_over(),
+        halted=board.halted or (decision.halted if decision else ""),
+        run_id="",
+        tracking_uri=records.tracker.uri,
+        seconds=time.monotonic() - started,
+        kept_bytes=sum(file.stat().st_size for file in files),
     )
-
-
-def _trainable(ready: Ready, objective: str, slots: Slots) -> Callable[[dict[str, Any]], None]:
-    """The function that trains one sample, on whichever process Tune calls it."""
-    experiment, folder = ready.experiment, ready.folder
-
-    def train_sample(sample: dict[str, Any]) -> None:
-        number = sample[TRIAL]
-        chosen = experiment.override({name: value for name, value in sample.items() if name != TRIAL})
-        trial_folder = folder / trial_name(number)
-        if chosen.run.num_workers == 1:
-            device = torch.device("cuda" if slots.gpus_per_worker else "cpu")
-            place = Place(device=device, num_threads=None if slots.gpus_per_worker else slots.cpus_per_worker)
-            worker.train(chosen, trial_folder, objective, lambda row: tune.report(row), place)
-        else:
-            group.train(chosen, trial_folder, objective, slots, [TuneReportCallback()])
-
-    return train_sample

@@ -7,7 +7,7 @@ whether a run is new or goes on.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,11 @@ def train(
     report: Callable[[Row], None],
     place: Place | None = None,
     on_step: Callable[[Step], None] = loop.ignore,
+    *,
+    replay: bool = False,
 ) -> None:
-    """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch.
+    """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch. With
+    `replay`, a run that goes on reports its earlier epochs first, for whoever was restarted with it.
 
     Every worker reports the same metrics; only rank 0 writes checkpoints.
     """
@@ -151,8 +154,12 @@ def train(
     ready = prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
     experiment, learner = ready.experiment, ready.learner
     progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
-    if is_finished(progress, experiment):  # whoever restarted it still waits for a row
-        report(row_of(progress, folder, experiment))
+    if replay:
+        for past in _past(progress):
+            report(row_of(past, folder, experiment))
+    if is_finished(progress, experiment):
+        if not replay:  # whoever restarted it still waits for a row
+            report(row_of(progress, folder, experiment))
         return
 
     def begin_epoch(_: nn.Module, epoch: int) -> None:
@@ -170,7 +177,7 @@ def train(
     )
     try:
         for result in results:
-            _note(progress, result)
+            _note(progress, result.metrics)
             if place.rank == 0:
                 checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
             report(row_of(progress, folder, experiment))
@@ -196,14 +203,22 @@ def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
     return progress
 
 
-def _note(progress: Progress, result: loop.EpochResult) -> None:
-    value = result.metrics[progress.objective]
-    progress.epoch = result.epoch
-    progress.history.append(result.metrics)
+def _past(progress: Progress) -> Iterator[Progress]:
+    """A run as it was after each of its epochs."""
+    past = Progress(classes=progress.classes, objective=progress.objective)
+    for metrics in progress.history:
+        _note(past, metrics)
+        yield past
+
+
+def _note(progress: Progress, metrics: dict[str, float]) -> None:
+    value = metrics[progress.objective]
+    progress.epoch += 1
+    progress.history.append(metrics)
     sign = 1 if counts.HIGHER_IS_BETTER[progress.objective] else -1
     # Among equal epochs the first stays the best; a first value is better than none.
     if progress.best_epoch == 0 or sign * value > sign * progress.best_value:
-        progress.best_epoch, progress.best_value = result.epoch, value
+        progress.best_epoch, progress.best_value = progress.epoch, value
 
 
 def row_of(progress: Progress, folder: Path, experiment: Experiment) -> Row:

@@ -19,6 +19,7 @@ from ray import tune
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.running import preflight, tracking, tuner
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.search_space import Space
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., None]
@@ -258,8 +259,8 @@ def test_more_trials_at_once_than_cores(
 
 def test_a_deleted_mlflow_experiment(tiny: Experiment) -> None:
     assert tiny.run.tracking_uri is not None
-    tracking.Tracker(tiny.run.tracking_uri)
     client = MlflowClient(tiny.run.tracking_uri)
+    client.create_experiment("slowfast_ray")
     found = client.get_experiment_by_name("slowfast_ray")
     assert found is not None
     client.delete_experiment(found.experiment_id)
@@ -291,11 +292,18 @@ def test_an_existing_run_is_not_overwritten(tiny: Experiment, tmp_path: Path) ->
         ({"learning.batch_size": tune.choice([8, 5000])}, r"batch_size=5000.*must not exceed"),
         ({"learning.lr": tune.loguniform(1e-4, 1e-3)}, "lies outside the search space"),
         ({"learning.lr": tune.randn(0.05, 0.01)}, "Optuna cannot sample|without ends"),
-        ({"learning.lr": 0.05}, "use tune.choice"),
+        ({"learning.lr": 0.05}, "empty; give at least one field a domain"),
+        ({"learning.lr": tune.choice([])}, "a choice of nothing"),
+        ({"learning.lr": tune.loguniform(0.3, 0.003)}, "the wrong way round"),
+        ({"learning.batch_size": tune.randint(9, 8)}, "the wrong way round"),
+        (lambda trial: {"learning.rate": trial.suggest_float("a", 0, 1)}, "`learning.rate` is no field"),
+        (lambda trial: 1 / 0, "raised ZeroDivisionError"),
+        (lambda trial: {"learning.lr": 0.1}, "draws nothing"),
+        (lambda trial: {"learning.lr": trial.suggest_float("learning.lr", 1, 2)}, "lies outside the search space"),
         ({"run.num_workers": tune.choice([1, 2])}, "same for all trials"),
         ({}, "empty"),
     ],
 )
-def test_search_space(made_up_root: Path, space: dict[str, Any], expected: str) -> None:
+def test_search_space(made_up_root: Path, space: Space, expected: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){expected}"):
         tuner.check(LAPTOP.override({"data.root": str(made_up_root)}), space, SearchConfig(), name="space")

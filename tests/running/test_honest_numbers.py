@@ -177,11 +177,14 @@ def test_other_labels_train_and_are_scored(tiny: Experiment, labels: str, capsys
 
 
 def test_the_widest_window_of_a_space(tiny: Experiment) -> None:
-    assert search_space.widest_window(SPACE, tiny) == 32
-    assert search_space.widest_window({"data.clip_len": tune.choice([8, 40])}, tiny) == 40 * tiny.data.frame_interval
+    def widest(space: search_space.Space, experiment: Experiment) -> float:
+        return search_space.widest_window(search_space.drawable(space), experiment)
+
+    assert widest(SPACE, tiny) == 32
+    assert widest({"data.clip_len": tune.choice([8, 40])}, tiny) == 40 * tiny.data.frame_interval
     by_clock = tiny.override({"data.frame_interval_ms": 100.0})
-    assert search_space.widest_window({"data.frame_interval_ms": tune.uniform(50, 300)}, by_clock) == 8 * 300
-    assert search_space.widest_window({"learning.lr": tune.uniform(0.1, 1)}, by_clock) == 800
+    assert widest({"data.frame_interval_ms": tune.uniform(50, 300)}, by_clock) == 8 * 300
+    assert widest({"learning.lr": tune.uniform(0.1, 1)}, by_clock) == 800
 
 
 def test_all_trials_of_a_purged_search_share_the_widest_purge(tiny: Experiment) -> None:

@@ -12,9 +12,10 @@ from ray import tune
 from ray.util.placement_group import placement_group_table
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking, tuner, worker
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import tracking, tuner
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.trials import SearchResult
+from slowfast_ray.running.tuner import SearchResult
 from tests.running.conftest import runs_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
@@ -49,10 +50,8 @@ def test_the_first_trial_is_the_experiment_itself(searched: tuple[Experiment, Se
 
 def test_trials_end_as_finished_or_pruned_and_say_so(searched: tuple[Experiment, SearchResult]) -> None:
     _, result = searched
-    epochs = {trial.name: trial.row[worker.EPOCH] for trial in result.trials if trial.row is not None}
-    assert len(epochs) == 6
     for trial in result.trials:
-        assert trial.state == ("finished" if epochs[trial.name] == 4 else "pruned")
+        assert trial.state == ("finished" if trial.epoch == 4 else "pruned")
     assert {trial.state for trial in result.trials} == {"finished", "pruned"}
     assert not result.interrupted
 
@@ -60,10 +59,11 @@ def test_trials_end_as_finished_or_pruned_and_say_so(searched: tuple[Experiment,
 def test_the_best_trial_has_the_best_value_and_a_checkpoint(searched: tuple[Experiment, SearchResult]) -> None:
     _, result = searched
     assert result.best is not None
-    assert result.best.row is not None
-    assert result.best.best_value == max(trial.best_value for trial in result.trials)
-    folder = Path(result.best.row[worker.CHECKPOINT])
-    saved = Experiment.from_json((folder / "experiment.json").read_text())
+    assert result.best.value == max(trial.value for trial in result.trials if trial.state == "finished")
+    assert result.best.value == pytest.approx(sum(each["val/mean_class"] for each in result.best.history[-3:]) / 3)
+    assert result.checkpoint is not None
+    assert result.checkpoint.name == "epoch-004", "what was scored, not the luckiest epoch"
+    saved = Experiment.from_json((result.checkpoint / "experiment.json").read_text())
     assert saved.learning.lr == result.best.sample["learning.lr"]
 
 
@@ -72,10 +72,11 @@ def test_mlflow_holds_the_search_and_every_trial(searched: tuple[Experiment, Sea
     assert experiment.run.tracking_uri is not None
     client = MlflowClient(experiment.run.tracking_uri)
     runs = {run.info.run_id: run for run in runs_in(experiment.run.tracking_uri)}
-    assert set(runs) == {result.run_id, *(trial.run_id for trial in result.trials)}
+    assert set(runs) == {result.run_id, *(trial.run.id for trial in result.trials)}
     assert runs[result.run_id].info.status == "FINISHED"
     for trial in result.trials:
-        run = runs[trial.run_id]
+        assert trial.run.id is not None
+        run = runs[trial.run.id]
         assert run.data.tags["mlflow.parentRunId"] == result.run_id
         assert run.data.tags[tracking.STATE] == trial.state
         assert run.info.status == {"finished": "FINISHED", "pruned": "KILLED"}[trial.state or ""]
@@ -86,11 +87,10 @@ def test_mlflow_holds_the_search_and_every_trial(searched: tuple[Experiment, Sea
             assert run.data.tags[name] == runs[result.run_id].data.tags[name], "all trials score the same samples"
         assert run.data.params == {name: str(value) for name, value in expected.items()}
         assert expected["learning.lr"] == trial.sample["learning.lr"]
-        assert trial.row is not None
         for metric in ("train/loss", "val/loss", "val/top1", "val/top5", "val/mean_class", "train/clips_per_second"):
-            points = client.get_metric_history(trial.run_id, metric)
-            assert [point.step for point in points] == list(range(1, trial.row[worker.EPOCH] + 1)), metric
-            assert points[-1].value == pytest.approx(trial.row[metric])
+            points = client.get_metric_history(trial.run.id, metric)
+            assert [point.step for point in points] == list(range(1, trial.epoch + 1)), metric
+            assert points[-1].value == pytest.approx(trial.history[-1][metric])
         assert run.info.end_time > run.info.start_time
 
 
@@ -103,21 +103,37 @@ def test_the_best_checkpoint_is_an_artifact_of_the_search(searched: tuple[Experi
     assert names == {f"best/{name}" for name in files}
     assert "split.json" in {file.path for file in client.list_artifacts(result.run_id)}
     folder = Path(client.download_artifacts(result.run_id, "best"))
-    assert json.loads((folder / "progress.json").read_text())["best_value"] == result.best.best_value
+    assert json.loads((folder / "progress.json").read_text())["epoch"] == result.best.epoch
 
 
-def test_a_failed_trial_fails_alone(tiny: Experiment) -> None:
-    space = {"learning.lr": tune.choice([0.05, 1e35])}
-    experiment = tiny.override({"learning.lr": 0.05, "learning.max_grad_norm": 1e35})
-    result = search(experiment, space, num_trials=4, max_concurrent=1)
-    by_lr = {trial.sample["learning.lr"]: trial.state for trial in result.trials}
-    assert by_lr == {0.05: "finished", 1e35: "failed"}, "the seed gives both"
-    failed = next(trial for trial in result.trials if trial.state == "failed")
-    run = MlflowClient(result.tracking_uri).get_run(failed.run_id)
-    assert run.info.status == "FAILED"
-    assert "learning.lr" in run.data.tags["slowfast_ray.error"]
+def test_losers_keep_what_they_measured_and_lose_their_weights(searched: tuple[Experiment, SearchResult]) -> None:
+    experiment, result = searched
     assert result.best is not None
-    assert result.best.sample["learning.lr"] == 0.05
+    for trial in result.trials:
+        newest = checkpoint.newest(Path(experiment.run.storage) / "search" / trial.name)
+        assert newest is not None
+        assert checkpoint.read_progress(newest).epoch == trial.epoch
+        assert len(checkpoint.read_predictions(newest).target)
+        assert (newest / "weights.safetensors").exists() == (trial == result.best)
+    files = [file for file in Path(experiment.run.storage, "search").glob("*/epoch-*/*") if file.is_file()]
+    assert result.kept_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_the_pictures_are_with_the_search(searched: tuple[Experiment, SearchResult]) -> None:
+    experiment, result = searched
+    names = {
+        Path(file.path).name
+        for file in MlflowClient(experiment.run.tracking_uri).list_artifacts(result.run_id, "pictures")
+    }
+    assert {
+        "history.png",
+        "importance.png",
+        "slice.png",
+        "parallel.png",
+        "curves.png",
+        "cost.png",
+        "search.html",
+    } == names
 
 
 def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experiment) -> None:
@@ -130,6 +146,68 @@ def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experimen
     assert result.best is not None
 
 
+def test_an_interrupted_search_goes_on_and_grows(tiny: Experiment) -> None:
+    experiment = tiny.override({"learning.num_epochs": 3})
+    space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+    first = search(experiment, space, num_trials=2, max_concurrent=1)
+    settings = SearchConfig(num_trials=3, max_concurrent=1)
+    wider = {"learning.lr": tune.loguniform(1e-7, 0.1)}
+    with pytest.raises(ValueError, match="say --resume-anyway"):
+        tuner.check(experiment, wider, settings, name="search", resume=True)
+    with pytest.raises(ValueError, match=r"`learning\.num_epochs` \(=4, was 3\)"):
+        tuner.check(experiment.override({"learning.num_epochs": 4}), space, settings, name="search", resume=True)
+    changed = {"learning.lr": tune.choice([0.1, 0.2])}
+    with pytest.raises(ValueError, match=r"--search\.warm-start search"):
+        tuner.check(experiment, changed, settings, name="search", resume=True, anyway=True)
+    ready = tuner.check(experiment, wider, settings, name="search", resume=True, anyway=True)
+    second = tuner.search(ready, wider, settings, resume=True)
+    assert [trial.values for trial in second.trials[:2]] == [trial.values for trial in first.trials]
+    assert [trial.number for trial in second.trials] == [0, 1, 2]
+    assert second.run_id == first.run_id
+
+
+def test_several_objectives_have_a_front(tiny: Experiment) -> None:
+    space = {"data.clip_len": tune.choice([8, 16])}
+    result = search(tiny, space, num_trials=3, max_concurrent=1, objectives="val/loss,cost/gpu_seconds")
+    assert {len(trial.values) for trial in result.trials} == {2}
+    assert result.front
+    assert min(result.trials, key=lambda trial: trial.values[1]) in result.front
+    assert min(result.trials, key=lambda trial: trial.values[0]) in result.front
+
+
+def test_finalists_are_trained_again_and_the_winner_on_everything(tiny: Experiment) -> None:
+    experiment = tiny.override({"data.split": "purged", "data.num_folds": 2})
+    space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+    asked = {"num_trials": 3, "max_concurrent": 2, "finalists": 1, "finalist_seeds": 2, "train_winner": True}
+    result = search(experiment, space, scheduler="none", **asked)
+    assert result.decision is not None
+    report = result.decision.report
+    assert {each.number for each in report.finalists} >= {0}
+    for each in report.finalists:
+        assert set(each.values) == {(1, 0), (1, 1), (2, 0), (2, 1)}, "seeds that the search has not used, on both folds"
+    assert result.best is not None
+    assert result.best.number == report.winner().number
+    assert result.checkpoint is not None
+    assert result.checkpoint.parent.name == "winner"
+    assert json.loads((result.checkpoint / "experiment.json").read_text())["data.split"] == "all"
+    artifacts = MlflowClient(result.tracking_uri).list_artifacts(result.run_id)
+    assert "finalists.md" in {file.path for file in artifacts}
+
+
+def test_a_warm_start_knows_the_trials_of_an_earlier_search(tiny: Experiment) -> None:
+    space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+    search(tiny, space, num_trials=3, max_concurrent=1)
+    settings = SearchConfig(num_trials=2, max_concurrent=1, warm_start="search")
+    result = tuner.search(tuner.check(tiny, space, settings, name="warm"), space, settings)
+    assert len(result.trials) == 2
+    assert [trial.number for trial in result.trials] == [0, 4]
+    stranger = tiny.override({"data.split": "purged", "data.num_folds": 2})
+    with pytest.raises(ValueError, match="split fingerprint"):
+        tuner.check(stranger, space, settings, name="other")
+    with pytest.raises(ValueError, match="nosuch"):
+        tuner.check(tiny, space, SearchConfig(warm_start="nosuch"), name="other")
+
+
 def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_their_place(tiny: Experiment) -> None:
     # Two workers take both CPUs: after a trial was stopped early, the next can only start once its group was freed,
     # which Ray itself does not do without its dashboard.
@@ -137,13 +215,12 @@ def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_thei
         {"learning.lr": 0.05, "learning.ema_decay": 0.0, "learning.num_epochs": 4, "run.num_workers": 2}
     )
     space = {"learning.lr": tune.choice([0.05, 1e-7])}
-    result = search(experiment, space, num_trials=3, metric="val/loss")
+    result = search(experiment, space, num_trials=3, objectives="val/loss", grace_epochs=1)
     assert result.trials[0].state == "finished"
-    assert "pruned" in [trial.state for trial in result.trials[:2]], "or nothing was proved"
+    assert "pruned" in [trial.state for trial in result.trials[:2]], [trial.history for trial in result.trials]
     for trial in result.trials:
-        assert trial.row is not None
-        assert trial.row["val/num_samples"] == 32
-        history = MlflowClient(result.tracking_uri).get_metric_history(trial.run_id, "val/num_samples")
+        assert trial.history[-1]["val/num_samples"] == 32
+        history = MlflowClient(result.tracking_uri).get_metric_history(trial.run.id or "", "val/num_samples")
         assert {point.value for point in history} == {32.0}
     held = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
     assert len(held) <= 1, "only the last trial's, which Ray frees at its end"

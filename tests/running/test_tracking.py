@@ -1,14 +1,17 @@
 """The MLflow store, a real SQLite one."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.running import tracking
-from slowfast_ray.running.tracking import Tracker
+from slowfast_ray.running.tracking import RunHandle, Tracker
+from tests.running.conftest import runs_in
 
 
 @pytest.fixture
@@ -22,8 +25,13 @@ def uri(new_uri: str, tmp_path: Path, empty_store: Path) -> str:
     return new_uri
 
 
+def id_of(run: RunHandle) -> str:
+    assert run.id is not None, "the store took it"
+    return run.id
+
+
 def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> None:
-    run_id = Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    run_id = id_of(Tracker(uri).open("first", LAPTOP, tmp_path / "first"))
     run = MlflowClient(uri).get_run(run_id)
     assert run.data.params == {name: str(value) for name, value in LAPTOP.flatten().items()}
     assert run.info.run_name == "first"
@@ -31,26 +39,34 @@ def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("finished", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED"), ("stopped", "KILLED")]
+    ("state", "status"),
+    [
+        ("finished", "FINISHED"),
+        ("pruned", "KILLED"),
+        ("failed", "FAILED"),
+        ("infeasible", "FAILED"),
+        ("stopped", "KILLED"),
+    ],
 )
 def test_honest_states(uri: str, tmp_path: Path, state: tracking.State, status: str) -> None:
     tracker = Tracker(uri)
-    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
-    tracker.end(run_id, state)
-    run = MlflowClient(uri).get_run(run_id)
+    opened = tracker.open("first", LAPTOP, tmp_path / "first")
+    tracker.end(opened, state)
+    run = MlflowClient(uri).get_run(id_of(opened))
     assert (run.info.status, run.data.tags[tracking.STATE]) == (status, state)
+    assert run.info.end_time is not None
     assert run.info.end_time >= run.info.start_time
 
 
 def test_epochs_are_steps_and_missing_ones_are_filled_in_without_doubles(uri: str, tmp_path: Path) -> None:
     tracker = Tracker(uri)
-    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
+    opened = tracker.open("first", LAPTOP, tmp_path / "first")
     history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
-    tracker.log_epoch(run_id, 1, history[0])
-    tracker.log_missing_epochs(run_id, history)
-    tracker.log_missing_epochs(run_id, history)
+    tracker.log_epoch(opened, 1, history[0])
+    tracker.log_missing_epochs(opened, history)
+    tracker.log_missing_epochs(opened, history)
     for name in ("val/top1", "val/loss"):
-        points = MlflowClient(uri).get_metric_history(run_id, name)
+        points = MlflowClient(uri).get_metric_history(id_of(opened), name)
         assert [(point.step, point.value) for point in points] == [
             (epoch, metrics[name]) for epoch, metrics in enumerate(history, start=1)
         ]
@@ -59,12 +75,95 @@ def test_epochs_are_steps_and_missing_ones_are_filled_in_without_doubles(uri: st
 def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> None:
     tracker = Tracker(uri)
     folder = tmp_path / "it's mine"  # a quote must not break the query
-    run_id = tracker.start("first", LAPTOP, folder)
-    tracker.start("second", LAPTOP, tmp_path / "second")
-    tracker.end(run_id, "stopped")
-    assert Tracker(uri).find(folder) == run_id
-    assert MlflowClient(uri).get_run(run_id).info.status == "RUNNING"
-    assert tracker.find(tmp_path / "third") is None
+    opened = tracker.open("first", LAPTOP, folder)
+    tracker.open("second", LAPTOP, tmp_path / "second")
+    tracker.end(opened, "stopped")
+    assert Tracker(uri).open("first", LAPTOP, folder).id == opened.id
+    assert MlflowClient(uri).get_run(id_of(opened)).info.status == "RUNNING"
+    assert Tracker(uri).open("child", LAPTOP, folder, parent=opened).id != opened.id, "not among the children"
+    assert len(runs_in(uri)) == 3
+
+
+def test_a_new_run_in_a_folder_that_was_deleted_is_another_one(uri: str, tmp_path: Path) -> None:
+    first = Tracker(uri).open("one", LAPTOP, tmp_path / "one", resume=False)
+    time.sleep(0.002)
+    second = Tracker(uri).open("one", LAPTOP, tmp_path / "one", resume=False)
+    assert first.id != second.id
+    assert Tracker(uri).open("one", LAPTOP, tmp_path / "one").id == second.id, "the newest"
+
+
+def test_told_again_by_a_later_process_a_complete_run_stays_as_it_is(uri: str, tmp_path: Path) -> None:
+    history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
+
+    def tell(history: list[dict[str, float]], state: tracking.State) -> dict[str, object]:
+        tracker = Tracker(uri)
+        opened = tracker.open("first", LAPTOP, tmp_path / "first")
+        tracker.log_missing_epochs(opened, history)
+        tracker.end(opened, state, {"slowfast_ray.error": "why"})
+        time.sleep(0.01)
+        (run,) = runs_in(uri)
+        points = [MlflowClient(uri).get_metric_history(id_of(opened), name) for name in history[0]]
+        steps = [[(point.step, point.value, point.timestamp) for point in each] for each in points]
+        return {"steps": steps, **dict(run.info), "params": run.data.params, "tags": run.data.tags}
+
+    first = tell(history[:2], "stopped")
+    assert tell(history[:2], "stopped") == first
+    longer = tell(history, "stopped")
+    assert longer["end_time"] > first["end_time"], "it went on"  # type: ignore[operator]
+    assert [len(each) for each in longer["steps"]] == [3, 3]  # type: ignore[union-attr]
+    assert tell(history, "finished")["status"] == "FINISHED"
+
+
+def test_metrics_of_one_epoch_may_come_in_several_calls(uri: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        tracker = Tracker(uri)
+        for name in ("val/top1", "val/loss"):
+            tracker.log_epoch(tracker.open("first", LAPTOP, tmp_path / "first"), 1, {name: 0.5})
+    (run,) = runs_in(uri)
+    for name in ("val/top1", "val/loss"):
+        assert [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, name)] == [1]
+
+
+def test_what_the_store_refuses_is_named_and_does_not_block(
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(uri)
+    opened = tracker.open("first", LAPTOP, tmp_path / "first")
+    tracker.log_epoch(opened, 1, {"a metric with #": 1.0})
+    tracker.log_folder(opened, tmp_path / "gone", "best")
+    tracker.log_epoch(opened, 2, {"val/top1": 0.5})
+    assert tracker.num_unsent == 0
+    refusals = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert len(refusals) == 2
+    assert "epoch 1 (a metric with #) of first" in refusals[0]
+    assert "gone" in refusals[1]
+    assert [point.step for point in MlflowClient(uri).get_metric_history(id_of(opened), "val/top1")] == [2]
+
+
+def test_trials_of_a_search(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "RUNS_PER_PAGE", 2)
+    tracker = Tracker(uri)
+    for number_of_search in (1, 2):
+        search = tracker.open("thermal", LAPTOP, tmp_path / f"{number_of_search}")
+        for number in range(5):
+            name = f"trial-{number:03d}"
+            trial = tracker.open(f"{name} lr=1", LAPTOP, tmp_path / f"{number_of_search}" / name, parent=search)
+            tracker.log_missing_epochs(trial, [{"val/top1": number_of_search + 0.1 * epoch} for epoch in range(number)])
+            if number:
+                tracker.end(trial, "pruned")
+        time.sleep(0.002)
+    trials = tracking.trials_of(uri, "thermal", "val/top1")
+    assert [trial.number_name for trial in trials] == [f"trial-{number:03d}" for number in range(5)]
+    assert trials[3].curve == {1: 2.0, 2: 2.1, 3: 2.2}
+    assert trials[3].params == {name: str(value) for name, value in LAPTOP.flatten().items()}
+    assert [trial.state for trial in trials] == ["running", *["pruned"] * 4]
+    assert trials[3].tags[tracking.STATE] == "pruned"
+    with pytest.raises(ValueError, match=r"no search termal with trials; it has thermal\. All names: mlflow ui"):
+        tracking.trials_of(uri, "termal", "val/top1")
+    elsewhere = f"sqlite:///{tmp_path}/none.db"
+    with pytest.raises(ValueError, match="no search thermal"):
+        tracking.trials_of(elsewhere, "thermal", "val/top1")
+    assert not (tmp_path / "none.db").exists()
 
 
 def an_evaluation(folder: Path) -> Path:
@@ -76,8 +175,9 @@ def an_evaluation(folder: Path) -> Path:
 def test_an_evaluation_is_attached_without_a_change_of_the_runs_state(uri: str, tmp_path: Path) -> None:
     tracker, files = Tracker(uri), an_evaluation(tmp_path / "out")
     folder = tmp_path / "it's mine"
-    run_id = tracker.start("first", LAPTOP, folder)
-    tracker.end(run_id, "stopped")
+    opened = tracker.open("first", LAPTOP, folder)
+    tracker.end(opened, "stopped")
+    run_id = id_of(opened)
     before = MlflowClient(uri).get_run(run_id).info
     assert tracking.attach(uri, folder, {"eval/top1": 0.5}, 12, files, "evaluation/epoch-012") == run_id
     run = MlflowClient(uri).get_run(run_id)
@@ -95,7 +195,7 @@ def test_an_evaluation_finds_its_run_in_another_experiment(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    run_id = Tracker(uri).start("first", LAPTOP, tmp_path / "first")
+    run_id = id_of(Tracker(uri).open("first", LAPTOP, tmp_path / "first"))
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     files = an_evaluation(tmp_path / "out")
     assert tracking.attach(uri, tmp_path / "first", {}, 1, files, "evaluation/epoch-001") == run_id
@@ -115,7 +215,7 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    Tracker(new_uri).start("first", LAPTOP, tmp_path / "first")
+    Tracker(new_uri).open("first", LAPTOP, tmp_path / "first")
     assert [path.name for path in (tmp_path / "mlartifacts").rglob("*.json")] == ["experiment.json"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -123,22 +223,28 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
 def test_a_store_that_goes_away_stops_nothing_and_gets_everything_later(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "slowfast_ray")
     tracker = Tracker(uri)
-    run_id = tracker.start("first", LAPTOP, tmp_path / "first")
+    opened = tracker.open("first", LAPTOP, tmp_path / "first")
     database, hidden = tmp_path / "mlflow.db", tmp_path / "hidden.db"
     database.rename(hidden)
     database.mkdir()  # a folder where the file was: nothing can be written there
-    tracker.log_epoch(run_id, 1, {"val/top1": 0.25})
-    tracker.log_epoch(run_id, 2, {"val/top1": 0.5})
-    assert tracker.num_unsent == 2
+    tracker.log_epoch(opened, 1, {"val/top1": 0.25})
+    tracker.log_epoch(opened, 2, {"val/top1": 0.5})
+    later = tracker.open("second", LAPTOP, tmp_path / "second", parent=opened)
+    assert (tracker.num_unsent, later.id) == (3, None)
     assert len([record for record in caplog.records if "kept and sent later" in record.message]) == 1
     database.rmdir()
     hidden.rename(database)
-    tracker.end(run_id, "finished")
+    tracker.end(opened, "finished")
+    assert tracker.num_unsent == 4, "it is not asked again at once"
+    tracker.flush()
     assert tracker.num_unsent == 0
-    points = MlflowClient(uri).get_metric_history(run_id, "val/top1")
+    assert len([record for record in caplog.records if "takes entries again" in record.message]) == 1
+    points = MlflowClient(uri).get_metric_history(id_of(opened), "val/top1")
     assert [(point.step, point.value) for point in points] == [(1, 0.25), (2, 0.5)]
-    assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+    assert MlflowClient(uri).get_run(id_of(opened)).info.status == "FINISHED"
+    assert MlflowClient(uri).get_run(id_of(later)).data.tags[MLFLOW_PARENT_RUN_ID] == opened.id
 
 
 def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

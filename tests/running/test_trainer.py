@@ -241,9 +241,8 @@ def test_a_run_is_not_resumed_as_another_experiment(tiny: Experiment) -> None:
         fit(tiny.override({"learning.num_epochs": 2}), "one", resume=True)
 
 
-def test_a_search_is_not_resumed_as_a_run(tiny: Experiment, tmp_path: Path) -> None:
-    preflight.claim(preflight.check(tiny, name="search", objective="val/top1"))
-    (tmp_path / "runs" / "search" / "trial-000").mkdir()
+def test_a_search_is_not_resumed_as_a_run(tiny: Experiment) -> None:
+    preflight.claim(preflight.check(tiny, name="search", objective="val/top1"), "{}")
     with pytest.raises(ValueError, match="holds a search"):
         fit(tiny, "search", resume=True)
 

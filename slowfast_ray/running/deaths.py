@@ -1,0 +1,47 @@
+"""Why a trial died, by the traceback that Ray left of it, and as what it may be tried again."""
+
+import re
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import counts
+from slowfast_ray.running.measuring import share_of
+from slowfast_ray.running.tracking import State
+
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|Cannot allocate memory|std::bad_alloc")
+_KILLED = re.compile(r"ActorDiedError|RayActorError|WorkerCrashedError|The actor died|The actor is dead")
+_LOST = re.compile(r"NodeDiedError|its node has died|node failure|preempt", re.IGNORECASE)
+
+
+def reason_of(error: str) -> str:
+    """A traceback in a sentence."""
+    if _LOST.search(error):
+        return "its machine went away"
+    if _OUT_OF_MEMORY.search(error):
+        return "it ran out of memory"
+    if _KILLED.search(error):
+        return "its process was killed, as a machine does that runs out of memory"
+    return error.strip().splitlines()[-1]
+
+
+def ending_of(error: str) -> State:
+    """As what a trial ended that is not tried again: where memory was short, what it asked for is infeasible."""
+    return "infeasible" if _OUT_OF_MEMORY.search(error) and not _LOST.search(error) else "failed"
+
+
+def after(error: str, experiment: Experiment, history: list[dict[str, float]]) -> tuple[Experiment, str]:
+    """As what a trial is tried again, and a clause that says what changed, if anything.
+
+    Where memory was or may have been short, with the next smaller number of clips at once.
+    """
+    may_lack_memory = _OUT_OF_MEMORY.search(error) or _KILLED.search(error)
+    if not may_lack_memory or _LOST.search(error):
+        return experiment, ""
+    share = share_of(experiment)
+    at_once = int(history[-1][counts.TRAIN_MICRO_BATCH]) if history else experiment.learning.micro_batch or share
+    for fewer in range(at_once // 2, 0, -1):
+        if share % fewer == 0:
+            try:
+                return experiment.override({"learning.micro_batch": fewer}), f", with {fewer} clip(s) at once"
+            except ValueError:  # BatchNorm needs more than one value
+                break
+    return experiment, ""

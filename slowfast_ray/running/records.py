@@ -1,0 +1,95 @@
+"""What the driver records of the trainings on a board: their rows, their run in MLflow, how they ended."""
+
+from collections.abc import Mapping
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import deaths, trainer, worker
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.progress import SearchView
+from slowfast_ray.running.tracking import RunHandle, State, Tracker
+from slowfast_ray.running.trials import Trial
+from slowfast_ray.running.worker import Row
+
+
+class Records:
+    """The trainings of a search, by their names, each a child of the search's run in MLflow."""
+
+    def __init__(self, ready: Ready, config: SearchConfig, tracker: Tracker, run: RunHandle, view: SearchView) -> None:
+        self.ready, self.config, self.tracker, self.run, self.view = ready, config, tracker, run, view
+        self._trials: dict[str, Trial] = {}
+
+    def __getitem__(self, name: str) -> Trial:
+        return self._trials[name]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that are known, by number."""
+        return sorted(self._trials.values(), key=lambda trial: trial.number)
+
+    def open(
+        self,
+        name: str,
+        number: int,
+        title: str,
+        experiment: Experiment,
+        sample: dict[str, object],
+        tags: Mapping[str, str],
+    ) -> Trial:
+        """A training begins, or is known from before: its run in MLflow is found again, or made."""
+        folder = self.ready.folder / name
+        run = self.tracker.open(f"{name} {title}", experiment, folder, parent=self.run, tags=tags)
+        self._trials[name] = Trial(name, number, experiment, sample, run)
+        return self._trials[name]
+
+    def note(self, name: str, row: Row) -> bool:
+        """An epoch is done; gives whether it is news: a second try tells of the first one's epochs again."""
+        trial = self._trials[name]
+        if row[worker.EPOCH] <= trial.epoch:
+            return False
+        metrics = trainer.metrics_of(row)
+        trial.is_finished = row[worker.FINISHED]
+        trial.note(metrics, self.config)
+        self.tracker.log_epoch(trial.run, trial.epoch, metrics)
+        return True
+
+    def try_again(self, name: str, error: str) -> Experiment:
+        """A training goes on from its newest checkpoint; after a lack of memory with fewer clips at once."""
+        trial = self._trials[name]
+        trial.experiment, changed = deaths.after(error, trial.experiment, trial.history)
+        why = f"{deaths.reason_of(error)}{changed}"
+        self.view.say(f"{name}: {why}; it goes on after epoch {trial.epoch}.")
+        self.tracker.set_tags(trial.run, {"slowfast_ray.retried": why[:4000]})
+        return trial.experiment
+
+    def catch_up(self, trial: Trial) -> None:
+        """A worker may be an epoch ahead of the rows that arrived; its checkpoint knows it."""
+        newest = checkpoint.newest(self.ready.folder / trial.name)
+        if newest is None:
+            return
+        progress = checkpoint.read_progress(newest)
+        self.tracker.log_missing_epochs(trial.run, progress.history)
+        for metrics in progress.history[trial.epoch :]:
+            trial.note(metrics, self.config)
+        trial.is_finished = worker.is_finished(progress, trial.experiment)
+
+    def end(self, trial: Trial, state: State, reason: str = "") -> None:
+        """A training ended."""
+        trial.state, trial.reason = state, reason
+        self.tracker.end(trial.run, state, {"slowfast_ray.error": reason[:4000]} if reason else {})
+        if reason:
+            self.view.say(f"{trial.name} {state}: {reason}")
+
+    def fail(self, name: str, error: str) -> State:
+        """A training died for good; gives as what."""
+        ending = deaths.ending_of(error)
+        self.end(self._trials[name], ending, deaths.reason_of(error))
+        return ending
+
+    def close(self) -> None:
+        """Ends what is still open: what ran when all was stopped goes on when it is resumed."""
+        for trial in self.trials:
+            if trial.state is None:
+                self.catch_up(trial)
+                self.end(trial, "stopped")

@@ -1,0 +1,108 @@
+"""What a search will do and cost, before it starts: trials, rungs, epochs, disk; and time, where it is measured."""
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import cluster, measuring, needs, pruning, search_rules, search_space, winner, worker
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.measuring import share_of
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.search_space import Drawable, Space
+from slowfast_ray.running.worker import Place
+
+CHECKPOINTS_A_TRIAL = 3
+"""The newest, the best, and the one that is being written."""
+
+
+def show(ready: Ready, space: Space, config: SearchConfig, *, measured: bool) -> None:
+    """Prints the plan within 80 columns; with `measured`, the time that it takes here, by a few steps of the experiment
+    itself.
+    """
+    console = Console()
+    table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows(ready, search_space.drawable(space), config, measured=measured):
+        table.add_row(name, Text(text))
+    console.print(table)
+    if measured:
+        console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
+
+
+def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool) -> list[tuple[str, str]]:
+    """The plan, line by line."""
+    experiment = ready.experiment
+    num_epochs = experiment.learning.num_epochs
+    rungs = (
+        [] if config.scheduler != "asha" or len(config.names) > 1 else search_rules.rungs_of(experiment, space, config)
+    )
+    expected = expected_epochs(rungs, num_epochs)
+    total = config.num_trials * expected
+    found = [
+        ("trials", f"{config.num_trials} by {config.sampler}, the experiment itself first, for {config.objectives}"),
+        ("space", ", ".join(space.distributions)),
+        ("stopping", _stopping(config, rungs, experiment)),
+        ("epochs", f"about {total:.0f}, of {config.num_trials * num_epochs} if no trial were stopped early"),
+    ]
+    if config.finalists:
+        num_folds = winner.num_folds(ready)
+        runs = winner.num_runs(ready, config)
+        found.append(
+            (
+                "finalists",
+                f"{config.finalists}, tied ones and the experiment itself, over {config.finalist_seeds} seed(s) x "
+                f"{num_folds} fold(s): {runs} trainings or more, {runs * num_epochs} epochs",
+            )
+        )
+        total += runs * num_epochs
+    found.append(
+        ("disk", f"at most about {_disk_bytes(ready, config) / 2**20:.0f} MB of checkpoints in {ready.folder}")
+    )
+    if measured:
+        found.append(("time", _time(experiment, total, config)))
+    return found
+
+
+def expected_epochs(rungs: list[int], num_epochs: int) -> float:
+    """Of a trial, where each rung lets one in REDUCTION pass."""
+    ends = [*rungs, num_epochs]
+    share, epochs, before = 1.0, 0.0, 0
+    for end in ends:
+        epochs += share * (end - before)
+        share, before = share / pruning.REDUCTION, end
+    return epochs
+
+
+def _stopping(config: SearchConfig, rungs: list[int], experiment: Experiment) -> str:
+    if len(config.names) > 1 or config.scheduler == "none":
+        return "none: every trial trains to its end"
+    if config.scheduler == "median":
+        return f"below the median of those before, from epoch {search_rules.grace_of(experiment, config)} on"
+    shown = " and ".join(map(str, rungs)) or "no epoch"
+    num_epochs = experiment.learning.num_epochs
+    return f"at epoch {shown} of {num_epochs}, the best 1 in {pruning.REDUCTION:g} of those so far go on"
+
+
+def _disk_bytes(ready: Ready, config: SearchConfig) -> float:
+    experiment = ready.experiment
+    # Weights, the average or the weights that train, and the optimiser's state; two numbers a weight for adamw.
+    copies = 1 + (experiment.learning.ema_decay > 0) + (2 if experiment.learning.optimizer == "adamw" else 1)
+    each = 4 * copies * needs.cost_of(experiment).num_parameters
+    at_once = config.max_concurrent or cluster.MAX_CPU_TRIALS
+    return (max(1, config.finalists) + at_once) * CHECKPOINTS_A_TRIAL * each
+
+
+def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = Place(num_workers=experiment.run.num_workers, device=device)
+    prepared = worker.prepare(experiment, place)
+    measured = measuring.measure(prepared, share_of(experiment))
+    minutes = measured.epoch_seconds(prepared.batches.num_train_steps) * num_epochs / 60
+    return (
+        f"about {minutes:.0f} min of training by the experiment's own settings, one training at a time on this "
+        f"{'GPU' if device.type == 'cuda' else 'machine'}; others of the space cost more or less"
+    )

@@ -1,0 +1,58 @@
+"""How a search suggests and stops: its study and its rungs, from its settings and its experiment."""
+
+import functools
+import math
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import pruning, search_space, search_start, study
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.objectives import HIGHER_IS_BETTER
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.pruning import Pruner
+from slowfast_ray.running.search_space import Drawable
+from slowfast_ray.running.study import Study
+
+STUDY = "study.db"
+"""In a search's folder: an Optuna storage, which optuna-dashboard opens."""
+
+
+def open_study(ready: Ready, space: Drawable, config: SearchConfig) -> Study:
+    """The study of a search, as it was left, or a new one, with what a warm start knows."""
+    path = ready.folder / STUDY
+    is_new = not path.exists()
+    trials = Study(
+        space.suggest,
+        higher_is_better=tuple(HIGHER_IS_BETTER[name] for name in config.names),
+        sampler=functools.partial(study.sampler, config.sampler),
+        pruner=pruner(ready.experiment, space, config),
+        seed=ready.experiment.run.seed,
+        first=search_space.first_of(space, ready.experiment),
+        path=path,
+    )
+    if is_new and config.warm_start is not None:
+        trials.begin_with(config.warm_start, search_start.trials(ready, space, config))
+    return trials
+
+
+def grace_of(experiment: Experiment, config: SearchConfig) -> int:
+    """Epochs before which no trial is stopped: past warm-up, in which nothing can be told."""
+    learning = experiment.learning
+    return config.grace_epochs or max(
+        math.ceil(learning.warmup_fraction * learning.num_epochs), math.ceil(learning.num_epochs / 6), 1
+    )
+
+
+def rungs_of(experiment: Experiment, space: Drawable, config: SearchConfig) -> list[int]:
+    """The epochs at which asha compares trials, up to the longest training that the space can give."""
+    name = "learning.num_epochs"
+    num_epochs = max([experiment.learning.num_epochs, *(each[name] for each in space.samples if name in each)])
+    return pruning.rungs(first=grace_of(experiment, config), num_epochs=num_epochs, reduction=pruning.REDUCTION)
+
+
+def pruner(experiment: Experiment, space: Drawable, config: SearchConfig) -> Pruner | None:
+    """Who stops trials; None where nobody does."""
+    if config.scheduler == "none" or len(config.names) > 1:
+        return None
+    if config.scheduler == "median":
+        return pruning.below_median(grace_of(experiment, config))
+    return pruning.Rungs(rungs_of(experiment, space, config), pruning.REDUCTION)

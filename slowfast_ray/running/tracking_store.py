@@ -1,0 +1,91 @@
+"""What the rooms of tracking share: the words on a run, the client, which errors pass and which stay."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+STATE = "slowfast_ray.state"
+"""Tag: a State. MLflow's own status knows no pruned and no infeasible."""
+STORAGE = "slowfast_ray.folder"
+"""Tag: the folder of a run; by it a run that was interrupted is found again."""
+
+State = Literal["finished", "pruned", "failed", "infeasible", "stopped"]
+"""How a run ended; stopped: by Ctrl-C or the end of a budget."""
+STATUS: dict[State, str] = {
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "infeasible": "FAILED",
+    "stopped": "KILLED",
+}
+
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "RESOURCE_ALREADY_EXISTS",
+}  # fmt: skip
+_BUSY = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
+_BUSY_ANSWERS = tuple(f"too many {status} error responses" for status in (429, 502, 503, 504))
+
+
+class RefusedError(Exception):
+    """An entry that can never be written, whatever the store says."""
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the same entry would be refused again, by a store that is well."""
+    return isinstance(error, RefusedError) or (isinstance(error, MlflowException) and error.error_code in _REFUSALS)
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether the store answers, but says that it takes nothing now: a locked database, a full disk, a proxy."""
+    if not isinstance(error, MlflowException):
+        return False
+    return error.error_code in _BUSY or any(each in str(error) for each in _BUSY_ANSWERS)
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def experiment_name() -> str:
+    """The MLflow experiment that everything is written to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slowfast_ray")
+
+
+def client(uri: str) -> MlflowClient:
+    """A client that gives up after 10 s of silence, unless MLFLOW_HTTP_REQUEST_* say otherwise."""
+    # No tries inside a call: Tracker has its own, which look first what the call before left behind.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    return MlflowClient(uri)
+
+
+def quoted(text: str) -> str:
+    """A text in a filter of MLflow, which knows no escapes, but both quotes."""
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text}{quote}"
+
+
+def is_of(folder: Path) -> str:
+    """MLflow's filter for the runs of a folder."""
+    return f"tags.`{STORAGE}` = {quoted(os.fspath(folder))}"
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables that hold inside the block only."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

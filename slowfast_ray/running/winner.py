@@ -1,0 +1,224 @@
+"""The finalists of a search, trained again with other seeds and on all folds: who wins is decided by these alone."""
+
+import itertools
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import jobs, worker
+from slowfast_ray.running.cluster import Slots
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
+from slowfast_ray.running.jobs import Job
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.records import Records
+from slowfast_ray.running.trials import Trial, describe
+from slowfast_ray.running.worker import Row
+
+REFERENCE = 0
+"""The number of the trial that is the experiment itself."""
+FINALISTS = "finalists.md"
+"""In a search's folder, and in MLflow: the table of its finalists."""
+WINNER = "winner"
+"""The folder of the winner's training on all samples."""
+
+
+@dataclass(frozen=True)
+class FinalistRun:
+    """One training of a finalist."""
+
+    name: str
+    """Of its folder."""
+    number: int
+    """Of the trial that it repeats."""
+    seed: int
+    fold: int
+    experiment: Experiment
+    sample: dict[str, object]
+
+
+def planned(ready: Ready, finalists: list[Trial], *, num_seeds: int) -> list[FinalistRun]:
+    """Every finalist with every seed on every fold, with seeds that the search has not used: one finalist's runs after
+    all others', so that what is cut short still compares them.
+    """
+    search_seed = ready.experiment.run.seed
+    seeds, folds = range(search_seed + 1, search_seed + 1 + num_seeds), range(num_folds(ready))
+    return [
+        FinalistRun(
+            f"finalist-{trial.number:03d}-seed-{seed}-fold-{fold}",
+            trial.number,
+            seed,
+            fold,
+            ready.experiment.override({**trial.sample, "run.seed": seed, "data.fold": fold}),
+            trial.sample,
+        )
+        for seed, fold, trial in itertools.product(seeds, folds, finalists)
+    ]
+
+
+def num_folds(ready: Ready) -> int:
+    """Folds that finalists are trained on: all that the split has."""
+    data = ready.experiment.data
+    if data.split == "purged":
+        return data.num_folds
+    return ready.data.source.timeline.num_sessions if data.split == "leave-one-session-out" else 1
+
+
+def num_runs(ready: Ready, config: SearchConfig) -> int:
+    """Trainings of the finalists, the experiment itself among them, if none is tied with the last."""
+    return (config.finalists + 1) * config.finalist_seeds * num_folds(ready)
+
+
+class FinalistBoard:
+    """Runs of finalists, one after the other; none is stopped early."""
+
+    def __init__(self, records: Records, runs: list[FinalistRun]) -> None:
+        self.halted = ""
+        """Why they cannot go on; empty where they can."""
+        self._records = records
+        self._waiting = deque(each for each in runs if not self._is_done(each))
+
+    def is_over(self) -> bool:
+        """Whether they cannot go on."""
+        return bool(self.halted)
+
+    def next(self) -> Job | None:
+        """The next run that is not done yet."""
+        if not self._waiting or self.is_over():
+            return None
+        run = self._waiting.popleft()
+        self._open(run)
+        self._show()
+        return Job(run.name, run.experiment)
+
+    def row(self, name: str, row: Row) -> bool:
+        """An epoch is done."""
+        self._records.note(name, row)
+        self._show()
+        return False
+
+    def ended(self, name: str, verdict: str | None, reason: str) -> None:
+        """It ended."""
+        trial = self._records[name]
+        if verdict == "halt":
+            self.halted = reason
+        self._records.end(trial, "finished" if trial.is_finished else "failed" if verdict else "stopped", reason)
+        self._show()
+
+    def died(self, name: str, error: str) -> None:
+        """It raised, or its process died, too often."""
+        self._records.fail(name, error)
+        self._show()
+
+    def retried(self, name: str, error: str) -> Experiment:
+        """It raised, or its process died, and goes on."""
+        return self._records.try_again(name, error)
+
+    def _is_done(self, run: FinalistRun) -> bool:
+        """Whether an earlier start has finished a run, which is then known."""
+        newest = checkpoint.newest(self._records.ready.folder / run.name)
+        if newest is None or not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
+            return False
+        trial = self._open(run)
+        self._records.catch_up(trial)
+        self._records.end(trial, "finished")
+        return True
+
+    def _open(self, run: FinalistRun) -> Trial:
+        tags = {"slowfast_ray.finalist": str(run.number)}
+        title = f"seed={run.seed} fold={run.fold} {describe(run.sample)}"
+        return self._records.open(run.name, run.number, title, run.experiment, run.sample, tags)
+
+    def _show(self) -> None:
+        self._records.view.update(self._records.trials, None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the finalists say."""
+
+    report: Report
+    num_tied_left_out: int
+    """Trials that are tied with the last finalist, and were not trained again."""
+    checkpoint: Path | None
+    """The winner's, of its first new seed on the search's own fold; of all samples where it was trained on them."""
+    halted: str
+    """Why not all could be trained; empty where they could."""
+
+
+def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool) -> Decision | None:
+    """Trains the finalists among `trials`, and chooses; what an earlier start has trained is not trained again.
+
+    None where no trial finished, or no finalist did.
+    """
+    ready, config = records.ready, records.config
+    finished = [trial for trial in trials if trial.state == "finished" and trial.has_value]
+    if not finished:
+        return None
+    k = min(config.finalists, len(finished))
+    chosen = choose([_candidate(ready, trial) for trial in finished], k, config.metric, ready.data.val.blocks_S)
+    runners = [trial for trial in trials if trial.number in {REFERENCE, *chosen.numbers}]
+    runs = planned(ready, runners, num_seeds=config.finalist_seeds)
+    halted = _train(records, runs, slots, verbose=verbose)
+    values = {trial.name: trial.value for trial in records.trials if trial.state == "finished"}
+    report = Report(
+        tuple(
+            Finalist(
+                trial.number,
+                trial.value,
+                {
+                    (run.seed, run.fold): values[run.name]
+                    for run in runs
+                    if run.number == trial.number and run.name in values
+                },
+                was_chosen=trial.number in chosen.numbers,
+            )
+            for trial in runners
+        ),
+        config.metric,
+        ready.experiment.data.fold,
+    )
+    if not values:
+        return None
+    (ready.folder / FINALISTS).write_text(report.to_markdown(), encoding="utf-8")
+    best = next(trial for trial in runners if trial.number == report.winner().number)
+    kept = next(run for run in runs if run.number == best.number and run.fold == ready.experiment.data.fold)
+    for run in runs:
+        if run != kept and run.name in values:
+            checkpoint.strip(ready.folder / run.name)
+    if config.train_winner and not halted:
+        kept = FinalistRun(WINNER, best.number, kept.seed, 0, _on_all_samples(best.experiment), best.sample)
+        halted = _train(records, [kept], slots, verbose=verbose)
+    return Decision(report, chosen.num_tied_left_out, checkpoint.newest(ready.folder / kept.name), halted)
+
+
+def _train(records: Records, runs: list[FinalistRun], slots: Slots, *, verbose: bool) -> str:
+    """Trains what is missing; gives why it had to stop, if it had to."""
+    board = FinalistBoard(records, runs)
+    try:
+        with records.view:
+            jobs.run(
+                board,
+                records.ready.folder,
+                objective=records.config.best_epoch_by,
+                num_workers=records.ready.experiment.run.num_workers,
+                slots=slots,
+                max_failures=records.config.max_failures,
+                verbose=verbose,
+            )
+    finally:
+        records.close()
+    return board.halted
+
+
+def _candidate(ready: Ready, trial: Trial) -> Candidate:
+    newest = checkpoint.newest(ready.folder / trial.name)
+    predictions = None if newest is None else checkpoint.read_predictions(newest)
+    is_single = predictions is not None and not predictions.is_multi
+    return Candidate(trial.number, trial.value, predictions if is_single else None)
+
+
+def _on_all_samples(experiment: Experiment) -> Experiment:
+    return experiment.override({"data.split": "all", "data.fold": 0, "data.purge_window": None})
