@@ -72,7 +72,7 @@ def measure(num_workers: int, num_trials: int, folder: Path) -> Measured:
     with cluster.connected(num_workers=num_workers, verbose=False):
         result = tuner.search(ready, THERMAL, config)
     assert {trial.state for trial in result.trials} == {"finished"}, "a trial failed: nothing was measured"
-    training = sum(trial.row[counts.EPOCH_SECONDS] for trial in result.trials if trial.row is not None)
+    training = sum(epoch[counts.EPOCH_SECONDS] for trial in result.trials for epoch in trial.history)
     return Measured(num_trials, result.seconds, training)
 
 

@@ -1,10 +1,8 @@
 """Which way to search finds a good configuration at what cost? Replays searches on recorded learning curves.
 
-The table of curves.py holds a whole grid, each configuration trained once, to the end. Searches draw from
-search_spaces/thermal.py as it ships; a learning rate is answered by the nearest recorded one. One trial runs at a time,
-and an epoch costs the median seconds of the epochs with its batch and clip length. What ships is replayed by the code
-that ships: study.Study, study.sampler, pruning.Rungs. Beside it stands what most people wire: Ray's OptunaSearch and
-ASHAScheduler with their defaults, told the metric of each epoch.
+The table of curves.py holds a whole grid, each configuration trained once, to the end; searchers_replay.py drives
+searches over it. What ships is replayed by the code that ships. Beside it stands what most people wire: Ray's
+OptunaSearch and ASHAScheduler with their defaults, told the metric of each epoch.
 
 Here a trial is worth the mean of its last epochs, and a search recommends the finished trial that is worth most. Ray's
 recommends, as its get_best_result does, the best last report, of stopped trials too. What is recommended is judged by
@@ -12,48 +10,57 @@ what its configuration is worth at the end: as recorded; and, since one training
 neighbours in learning rate, which count half. A configuration that is drawn again learns as it did before: that
 flatters whoever spreads, and not whoever comes back.
 
+What curves_2026-11-25.csv can show is little. Its objective is val/mean_class of 136 samples in 7 classes, and 5 of
+the 7 have no recall at the end of any of the 108 trainings. So the objective is nearly two-valued: 586 of all 1296
+epochs, and 61 of the 108 last ones, hold the very same 0.2508, and 172 epochs hold 0.1429, one class alone. What a
+trial is worth early hardly tells its end: their rank correlation is 0.12 at epoch 2, 0.20 at 3, 0.27 at 6. As
+recorded, 7 configurations lie within one standard error of the best, all above that plateau, by a few samples of one
+training; averaged with their neighbours it is 41, the plateau among them. The table shows what it costs to reach
+these, and what stopping early costs where early epochs tell next to nothing. It cannot rank the best configurations
+among themselves, nor show what rungs or a sampler gain where classes are learned, on more validation samples or in
+longer trainings.
+
 Run       python benchmarks/searchers.py
 Cost      about 3 minutes on two CPU threads
 Expected  benchmarks/results/searchers_*.txt
 """
 
-import math
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import rich
 import rich.console
 import tyro
-from curves import GRID
-from optuna.samplers import BaseSampler
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from searchers_replay import (
+    DEFAULT,
+    HORIZON,
+    NUM_TRIALS,
+    SEARCH,
+    SPACE,
+    Array,
+    Curves,
+    Judge,
+    Replayed,
+    Strategy,
+    laptop_for,
+    replay_ray,
+    rungs_from,
+    shipped_pruner,
+)
 from trainings import machine
 
-from search_spaces.thermal import THERMAL
-from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.learning import counts
-from slowfast_ray.running import pruning, search_space, study
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running import search_rules, study
 
-Array = np.ndarray
-SEARCH = SearchConfig()
-SPACE = search_space.drawable(THERMAL)
-DEFAULT = search_space.first_of(SPACE, LAPTOP)
-HORIZON = 60.0
-"""Each search goes on until it has cost so much [full trainings]; what it did not reach by then counts as this."""
 COSTS = (10, 20, 40)
-NUM_TRIALS = (10, 15, 20, 25, 30, 35, 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +74,7 @@ class Flags:
     """What is looked for."""
 
     standard_error: float = 0.012
-    """Of the objective, from its validation samples: of the best configuration of curves_cpu_2026-11-25.csv, by a
+    """Of the objective, from its validation samples: of the best configuration of curves_2026-11-25.csv, by a
     bootstrap over stretches of 10 s."""
 
     seeds: int = 200
@@ -78,166 +85,6 @@ class Flags:
 
     variants: bool = False
     """Replay other rungs, samplers and spaces instead, and print what even and what odd seeds say of them."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A recorded grid: C configurations, E epochs. Higher is better."""
-
-    configurations: tuple[tuple[Any, ...], ...]
-    """In the order of GRID's names."""
-    value_CE: Array
-    """As each epoch reported it."""
-    seconds_C: Array
-    """Of an epoch."""
-
-    @staticmethod
-    def read(path: Path, objective: str) -> "Curves":
-        """Raises ValueError where a configuration lacks epochs that others have."""
-        rows = pd.read_csv(path)
-        sign = 1 if counts.HIGHER_IS_BETTER[objective] else -1
-        table = sign * rows.pivot_table(index=list(GRID), columns="epoch", values=objective)
-        if table.isna().to_numpy().any():
-            raise ValueError(f"{path} lacks epochs of some configurations; run curves.py until it is done.")
-        by_size = rows.groupby(["learning.batch_size", "data.clip_len"])[counts.EPOCH_SECONDS].median()
-        seconds = [by_size[batch, clip] for _, batch, clip, _ in table.index]
-        return Curves(tuple(table.index), table.to_numpy(), np.array(seconds))
-
-    @property
-    def num_epochs(self) -> int:
-        """Of each training."""
-        return self.value_CE.shape[1]
-
-    @property
-    def worth_CE(self) -> Array:
-        """The mean of the last epochs, after each."""
-        means = [
-            self.value_CE[:, max(0, e - SEARCH.smooth_epochs) : e].mean(axis=1) for e in range(1, self.num_epochs + 1)
-        ]
-        return np.stack(means, axis=1)
-
-    @property
-    def full_seconds(self) -> float:
-        """Of an average training to its end."""
-        return self.num_epochs * float(self.seconds_C.mean())
-
-    def smoothed(self, value_C: Array) -> Array:
-        """The mean with the neighbours in learning rate, each counting half."""
-        rates = sorted({each[0] for each in self.configurations})
-        place = {each: c for c, each in enumerate(self.configurations)}
-        found = []
-        for rate, *others in self.configurations:
-            at = rates.index(rate)
-            near = {rates[i]: 1 if i == at else 0.5 for i in (at - 1, at, at + 1) if 0 <= i < len(rates)}
-            values = [value_C[place[each, *others]] for each in near]
-            found.append(np.average(values, weights=list(near.values())))
-        return np.array(found)
-
-    def find(self, sample: Mapping[str, Any]) -> int:
-        """The configuration that answers a sample."""
-        rates = sorted({each[0] for each in self.configurations})
-        rate, *others = (sample[name] for name in GRID)
-        nearest = min(rates, key=lambda each: abs(np.log(each / rate)))
-        return self.configurations.index((nearest, *others))
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A search, after each of its T trials."""
-
-    spent_T: Array
-    """Seconds since its start."""
-    recommended_T: Array
-    """A configuration."""
-    epochs_T: Array
-    """That the trial did."""
-
-
-class _Ledger:
-    """Notes what trials cost, and what is recommended."""
-
-    def __init__(self, curves: Curves) -> None:
-        self.curves, self.spent, self._best = curves, 0.0, None
-        self._rows: list[tuple[float, int, int]] = []
-
-    @property
-    def is_over(self) -> bool:
-        return self.spent >= HORIZON * self.curves.full_seconds and len(self._rows) >= max(NUM_TRIALS)
-
-    def add(self, configuration: int, num_epochs: int, rank: tuple[float, ...]) -> None:
-        self.spent += num_epochs * float(self.curves.seconds_C[configuration])
-        if self._best is None or rank > self._best[0]:
-            self._best = rank, configuration
-        self._rows.append((self.spent, self._best[1], num_epochs))
-
-    def replayed(self) -> Replayed:
-        spent, recommended, epochs = zip(*self._rows, strict=True)
-        return Replayed(np.array(spent), np.array(recommended), np.array(epochs))
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A way to search with this package's own parts."""
-
-    sampler: Callable[[int], BaseSampler]
-    rungs: tuple[int, float] | None
-    """The first [epochs] and the reduction. None: nothing is pruned."""
-    first: Mapping[str, Any]
-    suggest: study.Suggest = SPACE.suggest
-
-    def replay(self, curves: Curves, seed: int) -> Replayed:
-        """One search."""
-        pruner = None
-        if self.rungs is not None:
-            first, reduction = self.rungs
-            epochs = pruning.rungs(first=first, num_epochs=curves.num_epochs, reduction=reduction)
-            pruner = pruning.Rungs(epochs, reduction)
-        trials = study.Study(
-            self.suggest,
-            higher_is_better=(True,),
-            sampler=self.sampler,
-            pruner=pruner,
-            seed=seed,
-            first=self.first,
-            path=None,
-        )
-        ledger, worth_CE = _Ledger(curves), curves.worth_CE
-        while not ledger.is_over:
-            trial = trials.ask()
-            c, epoch, is_pruned = curves.find(trial.sample), 0, False
-            while epoch < curves.num_epochs and not is_pruned:
-                epoch += 1
-                is_pruned = trials.report(trial.number, epoch, float(worth_CE[c, epoch - 1]))
-            worth = float(worth_CE[c, epoch - 1])
-            trials.tell(trial.number, "pruned" if is_pruned else "finished", (worth,))
-            ledger.add(c, epoch, (epoch, 0.0) if is_pruned else (math.inf, worth))
-        return ledger.replayed()
-
-
-def replay_ray(curves: Curves, seed: int) -> Replayed:
-    """A search by Ray's own parts, driven as Tune drives them."""
-    metric, time = "value", "training_iteration"
-    searcher = OptunaSearch(dict(SPACE.distributions), metric=metric, mode="max", seed=seed)
-    scheduler = ASHAScheduler(time_attr=time, metric=metric, mode="max", max_t=curves.num_epochs)
-    tune: Any = None  # the scheduler looks at no other part of Tune
-    ledger, number = _Ledger(curves), 0
-    while not ledger.is_over:
-        trial: Any = SimpleNamespace(trial_id=str(number))
-        sample = searcher.suggest(trial.trial_id)
-        assert sample is not None, "Optuna never runs out of samples"
-        scheduler.on_trial_add(tune, trial)
-        c, epoch, decision, result = curves.find(sample), 0, ASHAScheduler.CONTINUE, {}
-        while decision == ASHAScheduler.CONTINUE:  # the scheduler ends the last epoch as well
-            epoch += 1
-            result = {time: epoch, metric: float(curves.value_CE[c, epoch - 1])}
-            decision = scheduler.on_trial_result(tune, trial, result)
-            if decision == ASHAScheduler.CONTINUE:
-                searcher.on_trial_result(trial.trial_id, result)
-        scheduler.on_trial_complete(tune, trial, result)
-        searcher.on_trial_complete(trial.trial_id, result)
-        ledger.add(c, epoch, (result[metric],))
-        number += 1
-    return ledger.replayed()
 
 
 def ordered(trial: Any) -> dict[str, Any]:
@@ -251,54 +98,28 @@ def ordered(trial: Any) -> dict[str, Any]:
 
 
 Replay = Callable[[Curves, int], Replayed]
-RANDOM, TPE = partial(study.sampler, "random"), partial(study.sampler, "tpe")
-RUNGS = (2, pruning.REDUCTION)
-"""As tuner.py sets them for 12 epochs."""
+SAMPLERS: dict[str, study.SamplerName] = {"random": "random", "TPE": "tpe"}
 SHIPPED, STOCK, BASE = "what ships: TPE, rungs, default first", "Ray: OptunaSearch, ASHAScheduler", "random"
 STRATEGIES: dict[str, Replay] = {
-    BASE: Strategy(RANDOM, None, {}).replay,
-    "random, default first": Strategy(RANDOM, None, DEFAULT).replay,
-    "random, rungs, default first": Strategy(RANDOM, RUNGS, DEFAULT).replay,
-    "TPE, default first": Strategy(TPE, None, DEFAULT).replay,
-    SHIPPED: Strategy(partial(study.sampler, SEARCH.sampler), RUNGS, DEFAULT).replay,
-    "TPE, rungs": Strategy(TPE, RUNGS, {}).replay,
+    BASE: Strategy("random", None, {}).replay,
+    "random, default first": Strategy("random", None, DEFAULT).replay,
+    "random, rungs, default first": Strategy("random", shipped_pruner, DEFAULT).replay,
+    "TPE, default first": Strategy("tpe", None, DEFAULT).replay,
+    SHIPPED: Strategy(SEARCH.sampler, shipped_pruner, DEFAULT).replay,
+    "TPE, rungs": Strategy("tpe", shipped_pruner, {}).replay,
     STOCK: replay_ray,
 }
 VARIANTS: dict[str, Replay] = {
     **{name: STRATEGIES[name] for name in (BASE, SHIPPED, STOCK)},
     **{
-        f"{name}, rungs from {first}, 1 in {reduction}": Strategy(sampler, (first, reduction), DEFAULT).replay
-        for name, sampler in (("random", RANDOM), ("TPE", TPE))
+        f"{name}, rungs from {first}, 1 in {reduction}": Strategy(sampler, rungs_from(first, reduction), DEFAULT).replay
+        for name, sampler in SAMPLERS.items()
         for first in (2, 3, 4)
         for reduction in (2, 3, 4)
     },
-    "TPE, rungs from 2, 1 in 3, ordered": Strategy(TPE, (2, 3), DEFAULT, ordered).replay,
-    "TPE, rungs from 3, 1 in 3, ordered": Strategy(TPE, (3, 3), DEFAULT, ordered).replay,
+    "TPE, rungs from 2, 1 in 3, ordered": Strategy("tpe", rungs_from(2, 3), DEFAULT, ordered).replay,
+    "TPE, rungs from 3, 1 in 3, ordered": Strategy("tpe", rungs_from(3, 3), DEFAULT, ordered).replay,
 }
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What searches are measured by."""
-
-    name: str
-    truth_C: Array
-    standard_error: float
-    full_seconds: float
-
-    def regret_T(self, search: Replayed) -> Array:
-        """How far below the best configuration the recommended one is, after each trial."""
-        return self.truth_C.max() - self.truth_C[search.recommended_T]
-
-    def cost(self, search: Replayed) -> float:
-        """Until what is recommended lies within one standard error of the best [full trainings]."""
-        (hits,) = np.nonzero(self.regret_T(search) <= self.standard_error)
-        return min(HORIZON, float(search.spent_T[hits[0]]) / self.full_seconds) if len(hits) else HORIZON
-
-    def regret_at_cost(self, search: Replayed, cost: float) -> float:
-        """After the trials that had ended by then [full trainings]."""
-        num_ended = np.searchsorted(search.spent_T, cost * self.full_seconds, side="right")
-        return float(self.regret_T(search)[max(num_ended, 1) - 1])
 
 
 def interval(of: Callable[[Array], Array], num_seeds: int, digits: int = 1) -> str:
@@ -383,6 +204,8 @@ def main() -> None:
         f"is {curves.full_seconds / 60:.2f} min. {flags.seeds} searches of each strategy; 95 % intervals by bootstrap "
         "over them."
     )
+    rungs = search_rules.rungs_of(laptop_for(curves.num_epochs), SPACE, SEARCH)
+    print(f"What ships compares trials after epochs {', '.join(map(str, rungs))}.")
     ranks = pd.DataFrame(curves.worth_CE).corrwith(pd.Series(end_C), method="spearman")
     print("Rank correlation of what trials are worth after 1, 2, ... epochs with their ends: "
           + " ".join(f"{rank:.2f}" for rank in ranks))  # fmt: skip

@@ -38,7 +38,8 @@ DOORS = {
     "mlflow": {"slowfast_ray/running/tracking"},
     "sklearn": {"slowfast_ray/data/baselines.py", "slowfast_ray/learning/predictions.py"},
     "matplotlib": {
-        "slowfast_ray/running/audit_", "slowfast_ray/running/evaluation_pictures.py",
+        "slowfast_ray/running/audit_",
+        "slowfast_ray/running/evaluation_pictures.py",
         "slowfast_ray/running/search_pictures.py",
     },
     "plotly": {"slowfast_ray/running/search"},

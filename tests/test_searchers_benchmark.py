@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search_spaces.thermal import THERMAL
+from slowfast_ray.experiment import LAPTOP
+from slowfast_ray.running import search_rules, search_space
+from slowfast_ray.running.config import SearchConfig
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 searchers: Any = importlib.import_module("searchers")
+searchers_replay: Any = importlib.import_module("searchers_replay")
 
 NUM_EPOCHS = 12
 Curve = Callable[[float, int, int], float]
@@ -24,15 +30,15 @@ def table(path: Path, curve: Curve) -> Path:
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*searchers.GRID, "epoch", "val/mean_class", "epoch/seconds"])
-        for values in itertools.product(*searchers.GRID.values()):
+        writer.writerow([*searchers_replay.GRID, "epoch", "val/mean_class", "epoch/seconds"])
+        for values in itertools.product(*searchers_replay.GRID.values()):
             for epoch in range(1, NUM_EPOCHS + 1):
                 writer.writerow([*values, epoch, curve(values[0], values[2], epoch), values[2]])
     return path
 
 
 def recorded(tmp_path: Path, curve: Curve) -> Any:
-    return searchers.Curves.read(table(tmp_path / "curves.csv", curve), "val/mean_class")
+    return searchers_replay.Curves.read(table(tmp_path / "curves.csv", curve), "val/mean_class")
 
 
 def known_at_once(rate: float, clip: int, epoch: int) -> float:
@@ -46,7 +52,8 @@ def late_bloomer(rate: float, clip: int, epoch: int) -> float:
 
 
 def random(rungs: tuple[int, float] | None, first: dict[str, Any] = {}) -> Any:
-    return searchers.Strategy(searchers.RANDOM, rungs, first)
+    pruner = None if rungs is None else searchers_replay.rungs_from(*rungs)
+    return searchers_replay.Strategy("random", pruner, first)
 
 
 def test_without_rungs_each_trial_costs_all_its_epochs(tmp_path: Path) -> None:
@@ -54,12 +61,12 @@ def test_without_rungs_each_trial_costs_all_its_epochs(tmp_path: Path) -> None:
     search = random(None).replay(curves, 0)
     assert set(search.epochs_T) == {NUM_EPOCHS}
     assert set(np.diff(search.spent_T)) <= {NUM_EPOCHS * clip for clip in (16, 32, 48)}
-    assert search.spent_T[-2] < searchers.HORIZON * curves.full_seconds <= search.spent_T[-1]
+    assert search.spent_T[-2] < searchers_replay.HORIZON * curves.full_seconds <= search.spent_T[-1]
 
 
 def test_the_default_is_the_first_trial(tmp_path: Path) -> None:
     curves = recorded(tmp_path, known_at_once)
-    found = [random(None, searchers.DEFAULT).replay(curves, seed).recommended_T[0] for seed in range(5)]
+    found = [random(None, searchers_replay.DEFAULT).replay(curves, seed).recommended_T[0] for seed in range(5)]
     assert {curves.configurations[each] for each in found} == {(0.0646, 8, 32, 2)}
 
 
@@ -73,9 +80,17 @@ def test_a_learning_rate_is_answered_by_the_nearest_in_log(tmp_path: Path) -> No
 def test_rungs_save_where_the_first_epochs_tell_the_last(tmp_path: Path) -> None:
     curves = recorded(tmp_path, known_at_once)
     end_C = curves.worth_CE[:, -1]
-    judge = searchers.Judge("", end_C, 0.001, curves.full_seconds)
+    judge = searchers_replay.Judge("", end_C, 0.001, curves.full_seconds)
     costs = [[judge.cost(random(rungs).replay(curves, seed)) for seed in range(10)] for rungs in (None, (2, 3))]
     assert np.mean(costs[1]) < 0.6 * np.mean(costs[0])
+
+
+def test_what_ships_compares_trials_where_a_search_would(tmp_path: Path) -> None:
+    search = searchers.STRATEGIES[searchers.SHIPPED](recorded(tmp_path, known_at_once), 0)
+    experiment = LAPTOP.override({"learning.num_epochs": NUM_EPOCHS})
+    rungs = search_rules.rungs_of(experiment, search_space.drawable(THERMAL), SearchConfig())
+    assert rungs[0] == search_rules.grace_of(experiment, SearchConfig())
+    assert set(search.epochs_T) == {*rungs, NUM_EPOCHS}
 
 
 def test_a_stopped_trial_is_not_recommended(tmp_path: Path) -> None:
@@ -89,9 +104,9 @@ def test_a_stopped_trial_is_not_recommended(tmp_path: Path) -> None:
 
 def test_rays_parts_stop_trials_and_recommend_the_best_last_report(tmp_path: Path) -> None:
     curves = recorded(tmp_path, known_at_once)
-    search = searchers.replay_ray(curves, 0)
+    search = searchers_replay.replay_ray(curves, 0)
     assert {1, 4, NUM_EPOCHS} >= set(search.epochs_T) > {NUM_EPOCHS}
-    regret_T = searchers.Judge("", curves.worth_CE[:, -1], 0.001, curves.full_seconds).regret_T(search)
+    regret_T = searchers_replay.Judge("", curves.worth_CE[:, -1], 0.001, curves.full_seconds).regret_T(search)
     assert regret_T[-1] == 0
     assert (np.diff(regret_T) <= 1e-5).all()
 
@@ -104,15 +119,17 @@ def test_neighbours_in_learning_rate_count_half(tmp_path: Path) -> None:
 
 
 def test_cost_and_regret_are_read_off_when_trials_end() -> None:
-    search = searchers.Replayed(np.array([10.0, 14.0, 24.0]), np.array([0, 1, 2]), np.array([12, 4, 12]))
-    judge = searchers.Judge("", np.array([0.2, 0.4, 0.5]), 0.12, 10.0)
+    search = searchers_replay.Replayed(np.array([10.0, 14.0, 24.0]), np.array([0, 1, 2]), np.array([12, 4, 12]))
+    judge = searchers_replay.Judge("", np.array([0.2, 0.4, 0.5]), 0.12, 10.0)
     assert judge.cost(search) == pytest.approx(1.4)
     assert [judge.regret_at_cost(search, cost) for cost in (0.5, 1.0, 2.3, 2.4)] == pytest.approx([0.3, 0.3, 0.1, 0.0])
-    assert searchers.Judge("", np.array([0.2, 0.4, 0.5, 0.9]), 0.12, 10.0).cost(search) == searchers.HORIZON
+    assert (
+        searchers_replay.Judge("", np.array([0.2, 0.4, 0.5, 0.9]), 0.12, 10.0).cost(search) == searchers_replay.HORIZON
+    )
 
 
 def test_a_table_with_holes_is_refused(tmp_path: Path) -> None:
     path = table(tmp_path / "curves.csv", known_at_once)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="lacks epochs"):
-        searchers.Curves.read(path, "val/mean_class")
+        searchers_replay.Curves.read(path, "val/mean_class")

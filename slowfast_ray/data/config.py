@@ -21,8 +21,8 @@ class DataConfig:
 
     split: SplitName = "provided"
     """Who validates. provided: val.json. purged: a stretch of time of each session, and nothing that shares a moment
-    with it trains. leave-one-session-out: a whole session. all: every sample trains, val.json's too, so that no figure of
-    it says anything: for a last training once all is decided."""
+    with it trains. leave-one-session-out: a whole session. all: every sample trains, val.json's too, so that figures
+    say nothing: for a last training once all is decided."""
 
     fold: int = 0
     """Which part validates, under purged and leave-one-session-out [0 to the number of folds - 1]."""

@@ -42,7 +42,7 @@ class SearchConfig:
     """Who stops trials early: asha (successive halving at rungs of epochs), median (of all trials so far) or none."""
 
     grace_epochs: int | None = None
-    """No trial is stopped before so many epochs [epochs]. None: past warm-up and a sixth of all."""
+    """No trial is stopped before so many epochs [epochs]. None: past warm-up, a sixth of all, and smooth_epochs."""
 
     warm_start: str | None = None
     """Name of an earlier search, in the same MLflow store, on the same samples: its trials are known from the start."""

@@ -35,11 +35,12 @@ def open_study(ready: Ready, space: Drawable, config: SearchConfig) -> Study:
 
 
 def grace_of(experiment: Experiment, config: SearchConfig) -> int:
-    """Epochs before which no trial is stopped: past warm-up, in which nothing can be told."""
+    """Epochs before which no trial is stopped: past warm-up, in which nothing can be told, past a sixth of all, and not
+    before the objective is a mean over as many epochs as at the end.
+    """
     learning = experiment.learning
-    return config.grace_epochs or max(
-        math.ceil(learning.warmup_fraction * learning.num_epochs), math.ceil(learning.num_epochs / 6), 1
-    )
+    warmup = math.ceil(learning.warmup_fraction * learning.num_epochs)
+    return config.grace_epochs or max(warmup, math.ceil(learning.num_epochs / 6), config.smooth_epochs)
 
 
 def rungs_of(experiment: Experiment, space: Drawable, config: SearchConfig) -> list[int]:

@@ -214,10 +214,9 @@ def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_thei
     experiment = tiny.override(
         {"learning.lr": 0.05, "learning.ema_decay": 0.0, "learning.num_epochs": 4, "run.num_workers": 2}
     )
-    space = {"learning.lr": tune.choice([0.05, 1e-7])}
-    result = search(experiment, space, num_trials=3, objectives="val/loss", grace_epochs=1)
-    assert result.trials[0].state == "finished"
-    assert "pruned" in [trial.state for trial in result.trials[:2]], [trial.history for trial in result.trials]
+    space = {"learning.lr": tune.loguniform(1e-5, 0.05)}
+    result = search(experiment, space, num_trials=4, objectives="val/loss", grace_epochs=1)
+    assert "pruned" in [trial.state for trial in result.trials[:-1]], "or nothing was proved"
     for trial in result.trials:
         assert trial.history[-1]["val/num_samples"] == 32
         history = MlflowClient(result.tracking_uri).get_metric_history(trial.run.id or "", "val/num_samples")

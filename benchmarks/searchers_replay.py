@@ -1,0 +1,234 @@
+"""A recorded grid of learning curves, and what searches over it would have done; searchers.py prints what they cost.
+
+A search draws from search_spaces/thermal.py as it ships, and a learning rate is answered by the nearest recorded one.
+One trial runs at a time; an epoch costs the median seconds of the epochs with its batch and clip length. The searches
+of this package are driven through the code that ships: study.Study, study.sampler, search_rules.pruner.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from curves import GRID
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from search_spaces.thermal import THERMAL
+from slowfast_ray.experiment import LAPTOP, Experiment
+from slowfast_ray.learning import counts
+from slowfast_ray.running import pruning, search_rules, search_space, study
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.pruning import Pruner
+
+Array = np.ndarray
+SEARCH = SearchConfig()
+SPACE = search_space.drawable(THERMAL)
+DEFAULT = search_space.first_of(SPACE, LAPTOP)
+HORIZON = 60.0
+"""Each search goes on until it has cost so much [full trainings]; what it did not reach by then counts as this."""
+NUM_TRIALS = (10, 15, 20, 25, 30, 35, 40)
+"""After which searches are compared; each does the most of them at least."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A recorded grid: C configurations, E epochs. Higher is better."""
+
+    configurations: tuple[tuple[Any, ...], ...]
+    """In the order of GRID's names."""
+    value_CE: Array
+    """As each epoch reported it."""
+    seconds_C: Array
+    """Of an epoch."""
+
+    @staticmethod
+    def read(path: Path, objective: str) -> "Curves":
+        """Raises ValueError where a configuration lacks epochs that others have."""
+        rows = pd.read_csv(path)
+        sign = 1 if counts.HIGHER_IS_BETTER[objective] else -1
+        table = sign * rows.pivot_table(index=list(GRID), columns="epoch", values=objective)
+        if table.isna().to_numpy().any():
+            raise ValueError(f"{path} lacks epochs of some configurations; run curves.py until it is done.")
+        by_size = rows.groupby(["learning.batch_size", "data.clip_len"])[counts.EPOCH_SECONDS].median()
+        seconds = [by_size[batch, clip] for _, batch, clip, _ in table.index]
+        return Curves(tuple(table.index), table.to_numpy(), np.array(seconds))
+
+    @property
+    def num_epochs(self) -> int:
+        """Of each training."""
+        return self.value_CE.shape[1]
+
+    @property
+    def worth_CE(self) -> Array:
+        """The mean of the last epochs, after each."""
+        means = [
+            self.value_CE[:, max(0, e - SEARCH.smooth_epochs) : e].mean(axis=1) for e in range(1, self.num_epochs + 1)
+        ]
+        return np.stack(means, axis=1)
+
+    @property
+    def full_seconds(self) -> float:
+        """Of an average training to its end."""
+        return self.num_epochs * float(self.seconds_C.mean())
+
+    def smoothed(self, value_C: Array) -> Array:
+        """The mean with the neighbours in learning rate, each counting half."""
+        rates = sorted({each[0] for each in self.configurations})
+        place = {each: c for c, each in enumerate(self.configurations)}
+        found = []
+        for rate, *others in self.configurations:
+            at = rates.index(rate)
+            near = {rates[i]: 1 if i == at else 0.5 for i in (at - 1, at, at + 1) if 0 <= i < len(rates)}
+            values = [value_C[place[each, *others]] for each in near]
+            found.append(np.average(values, weights=list(near.values())))
+        return np.array(found)
+
+    def find(self, sample: Mapping[str, Any]) -> int:
+        """The configuration that answers a sample."""
+        rates = sorted({each[0] for each in self.configurations})
+        rate, *others = (sample[name] for name in GRID)
+        nearest = min(rates, key=lambda each: abs(np.log(each / rate)))
+        return self.configurations.index((nearest, *others))
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A search, after each of its T trials."""
+
+    spent_T: Array
+    """Seconds since its start."""
+    recommended_T: Array
+    """A configuration."""
+    epochs_T: Array
+    """That the trial did."""
+
+
+class _Ledger:
+    """Notes what trials cost, and what is recommended."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves, self.spent, self._best = curves, 0.0, None
+        self._rows: list[tuple[float, int, int]] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self.spent >= HORIZON * self.curves.full_seconds and len(self._rows) >= max(NUM_TRIALS)
+
+    def add(self, configuration: int, num_epochs: int, rank: tuple[float, ...]) -> None:
+        self.spent += num_epochs * float(self.curves.seconds_C[configuration])
+        if self._best is None or rank > self._best[0]:
+            self._best = rank, configuration
+        self._rows.append((self.spent, self._best[1], num_epochs))
+
+    def replayed(self) -> Replayed:
+        spent, recommended, epochs = zip(*self._rows, strict=True)
+        return Replayed(np.array(spent), np.array(recommended), np.array(epochs))
+
+
+def laptop_for(num_epochs: int) -> Experiment:
+    """The laptop preset with so many epochs, as curves.py trains it."""
+    return LAPTOP.override({"learning.num_epochs": num_epochs})
+
+
+def shipped_pruner(num_epochs: int) -> Pruner | None:
+    """Who stops trials of so many epochs by default."""
+    return search_rules.pruner(laptop_for(num_epochs), SPACE, SEARCH)
+
+
+def rungs_from(first: int, reduction: float) -> Callable[[int], Pruner]:
+    """Other rungs: the first [epochs], and 1 in `reduction` goes on."""
+
+    def pruner(num_epochs: int) -> Pruner:
+        return pruning.Rungs(pruning.rungs(first=first, num_epochs=num_epochs, reduction=reduction), reduction)
+
+    return pruner
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to search with this package's own parts."""
+
+    sampler: study.SamplerName
+    pruner: Callable[[int], Pruner | None] | None
+    """Of trials of so many epochs. None: nothing is pruned."""
+    first: Mapping[str, Any]
+    suggest: study.Suggest = SPACE.suggest
+
+    def replay(self, curves: Curves, seed: int) -> Replayed:
+        """One search."""
+        trials = study.Study(
+            self.suggest,
+            higher_is_better=(True,),
+            sampler=partial(study.sampler, self.sampler),
+            pruner=None if self.pruner is None else self.pruner(curves.num_epochs),
+            seed=seed,
+            first=self.first,
+            path=None,
+        )
+        ledger, worth_CE = _Ledger(curves), curves.worth_CE
+        while not ledger.is_over:
+            trial = trials.ask()
+            c, epoch, is_pruned = curves.find(trial.sample), 0, False
+            while epoch < curves.num_epochs and not is_pruned:
+                epoch += 1
+                is_pruned = trials.report(trial.number, epoch, float(worth_CE[c, epoch - 1]))
+            worth = float(worth_CE[c, epoch - 1])
+            trials.tell(trial.number, "pruned" if is_pruned else "finished", (worth,))
+            ledger.add(c, epoch, (epoch, 0.0) if is_pruned else (math.inf, worth))
+        return ledger.replayed()
+
+
+def replay_ray(curves: Curves, seed: int) -> Replayed:
+    """A search by Ray's own parts, driven as Tune drives them."""
+    metric, time = "value", "training_iteration"
+    searcher = OptunaSearch(dict(SPACE.distributions), metric=metric, mode="max", seed=seed)
+    scheduler = ASHAScheduler(time_attr=time, metric=metric, mode="max", max_t=curves.num_epochs)
+    tune: Any = None  # the scheduler looks at no other part of Tune
+    ledger, number = _Ledger(curves), 0
+    while not ledger.is_over:
+        trial: Any = SimpleNamespace(trial_id=str(number))
+        sample = searcher.suggest(trial.trial_id)
+        assert sample is not None, "Optuna never runs out of samples"
+        scheduler.on_trial_add(tune, trial)
+        c, epoch, decision, result = curves.find(sample), 0, ASHAScheduler.CONTINUE, {}
+        while decision == ASHAScheduler.CONTINUE:  # the scheduler ends the last epoch as well
+            epoch += 1
+            result = {time: epoch, metric: float(curves.value_CE[c, epoch - 1])}
+            decision = scheduler.on_trial_result(tune, trial, result)
+            if decision == ASHAScheduler.CONTINUE:
+                searcher.on_trial_result(trial.trial_id, result)
+        scheduler.on_trial_complete(tune, trial, result)
+        searcher.on_trial_complete(trial.trial_id, result)
+        ledger.add(c, epoch, (result[metric],))
+        number += 1
+    return ledger.replayed()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What searches are measured by."""
+
+    name: str
+    truth_C: Array
+    standard_error: float
+    full_seconds: float
+
+    def regret_T(self, search: Replayed) -> Array:
+        """How far below the best configuration the recommended one is, after each trial."""
+        return self.truth_C.max() - self.truth_C[search.recommended_T]
+
+    def cost(self, search: Replayed) -> float:
+        """Until what is recommended lies within one standard error of the best [full trainings]."""
+        (hits,) = np.nonzero(self.regret_T(search) <= self.standard_error)
+        return min(HORIZON, float(search.spent_T[hits[0]]) / self.full_seconds) if len(hits) else HORIZON
+
+    def regret_at_cost(self, search: Replayed, cost: float) -> float:
+        """After the trials that had ended by then [full trainings]."""
+        num_ended = np.searchsorted(search.spent_T, cost * self.full_seconds, side="right")
+        return float(self.regret_T(search)[max(num_ended, 1) - 1])

@@ -1,0 +1,140 @@
+"""Other programs read and write what a search leaves: optuna-dashboard its study, a tracking server its runs."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from ray import tune
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import pruning, study, tuner
+from slowfast_ray.running.config import SearchConfig
+
+OUTAGE_SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(command: list[str], url: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process group of its own, from its first answer on."""
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(url)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+
+
+def wait_for(url: str) -> None:
+    until = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < until, f"{url} never answered"
+            time.sleep(0.2)
+
+
+def test_optuna_dashboard_lists_the_trials_of_a_study(tmp_path: Path) -> None:
+    trials = study.Study(
+        lambda trial: {"learning.lr": trial.suggest_float("learning.lr", 0.01, 0.1)},
+        higher_is_better=(True,),
+        sampler=lambda seed: study.sampler("tpe", seed),
+        pruner=pruning.Rungs([2], 3),
+        seed=0,
+        first={"learning.lr": 0.1},
+        path=tmp_path / "study.db",
+    )
+    for value in (0.7, 0.2):
+        number = trials.ask().number
+        trials.report(number, 1, value)
+        trials.tell(number, "finished", (value,))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = ["optuna-dashboard", f"sqlite:///{tmp_path}/study.db", "--host", "127.0.0.1", "--port", str(port)]
+    with served(command, f"{url}/dashboard"):
+        (summary,) = json.load(urllib.request.urlopen(f"{url}/api/studies"))["study_summaries"]
+        assert summary["study_name"] == study.STUDY_NAME
+        detail = json.load(urllib.request.urlopen(f"{url}/api/studies/{summary['study_id']}?after=0"))
+    assert [trial["values"] for trial in detail["trials"]] == [[0.7], [0.2]]
+    assert [trial["params"][0]["name"] for trial in detail["trials"]] == ["learning.lr"] * 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
+def test_a_search_outlives_a_tracking_server_that_is_away_for_two_minutes(tiny: Experiment, tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination", str(tmp_path / "artifacts"),
+    ]  # fmt: skip
+    experiment = tiny.override({"run.tracking_uri": url, "learning.num_epochs": 2})
+    settings = SearchConfig(num_trials=3, max_concurrent=1, scheduler="none")
+    space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+    away: list[float] = []
+
+    def go_away() -> None:
+        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+            is_up.set()
+            while not (tmp_path / "runs" / "search" / "trial-000" / "epoch-001").exists():
+                time.sleep(0.05)
+        away.append(time.monotonic())
+        time.sleep(OUTAGE_SECONDS)
+        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+            away.append(time.monotonic())
+            is_done.wait()
+
+    is_up, is_done = threading.Event(), threading.Event()
+    server = threading.Thread(target=go_away)
+    server.start()
+    try:
+        assert is_up.wait(90)
+        ready = tuner.check(experiment, space, settings, name="search")
+        result = tuner.search(ready, space, settings)
+        assert [trial.state for trial in result.trials] == ["finished"] * 3, "training went on"
+        assert result.best is not None
+        while len(away) < 2:
+            time.sleep(0.2)
+        again = tuner.search(
+            tuner.check(experiment, space, settings, name="search", resume=True), space, settings, resume=True
+        )
+        assert again.num_unsent == 0
+        client = MlflowClient(url)
+        for trial in again.trials:
+            points = client.get_metric_history(trial.run.id or "", "val/loss")
+            assert [point.step for point in points] == [1, 2]
+            assert client.get_run(trial.run.id or "").info.status == "FINISHED"
+        found = client.get_experiment_by_name("slowfast_ray")
+        assert found is not None
+        assert len(client.search_runs([found.experiment_id])) == 1 + 3, "none is there twice"
+        assert client.get_run(again.run_id).info.status == "FINISHED"
+    finally:
+        is_done.set()
+        server.join()
