@@ -3,7 +3,8 @@
 Trains a full grid over the thermal search space (4 learning rates x 3 batches x 3 clip lengths x 3 intervals, 108
 configurations), on whole frames or person crops of one fold of the purged split, with the window of the widest clip, so
 that all of them train and validate on the same samples: as a search would, without pruning anything. Everything else is
-the laptop preset. Runs that are done lie in --out and are not repeated; what was interrupted goes on.
+the laptop preset. Runs that are done lie in --out and are not repeated, nor are those that --table has already; what
+was interrupted goes on, and Ctrl-C leaves a table of what is done.
 
 Run       python benchmarks/curves.py --root PATH --out FOLDER --table benchmarks/results/curves_DATE.csv
 Cost      50 minutes on two CPU threads (AMD EPYC)
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from trainings import NUM_FOLDS, PERSON, last_checkpoint, machine, train_all
+from trainings import NUM_FOLDS, PERSON, machine, train_all
 
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import checkpoint, counts
@@ -77,20 +78,45 @@ def main() -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     samples = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
     np.random.default_rng(0).shuffle(samples)  # what is slow is spread, so that the time left can be told
-    runs = {_name_of(sample): (experiment_of(flags, sample), sample) for sample in samples}
-    train_all([(experiment, flags.out / name) for name, (experiment, _) in runs.items()], METRICS[0], flags.processes)
+    known = _read(flags.table)
+    runs = {
+        _name_of(sample): (experiment_of(flags, sample), flags.out / _name_of(sample))
+        for sample in samples
+        if _name_of(sample) not in known
+    }
+    try:
+        train_all(list(runs.values()), METRICS[0], flags.processes)
+    finally:
+        for sample in samples:
+            newest = checkpoint.newest(flags.out / _name_of(sample))
+            history = [] if newest is None else checkpoint.read_progress(newest).history
+            if len(history) == flags.num_epochs:
+                known[_name_of(sample)] = [
+                    [*sample.values(), epoch, *(f"{metrics[metric]:.5g}" for metric in METRICS)]
+                    for epoch, metrics in enumerate(history, start=1)
+                ]
+        _write(flags.table, known)
+    print(f"{len(known)} configurations of {flags.num_epochs} epochs: {flags.table}")
+    print(machine())
 
-    flags.table.parent.mkdir(parents=True, exist_ok=True)
-    with flags.table.open("w", newline="", encoding="utf-8") as file:
+
+def _read(table: Path) -> dict[str, list[list[Any]]]:
+    """The rows of each configuration that an earlier start has written."""
+    found: dict[str, list[list[Any]]] = {}
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as file:
+            for row in list(csv.reader(file))[1:]:
+                sample = dict(zip(GRID, map(float, row), strict=False))
+                found.setdefault(_name_of(sample), []).append(row)
+    return found
+
+
+def _write(table: Path, known: dict[str, list[list[Any]]]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*GRID, "epoch", *METRICS])
-        for name in sorted(runs):
-            _, sample = runs[name]
-            history = checkpoint.read_progress(last_checkpoint(flags.out / name)).history
-            for epoch, metrics in enumerate(history, start=1):
-                writer.writerow([*sample.values(), epoch, *(f"{metrics[metric]:.5g}" for metric in METRICS)])
-    print(f"{len(runs)} configurations of {flags.num_epochs} epochs: {flags.table}")
-    print(machine())
+        writer.writerows(row for name in sorted(known) for row in known[name])
 
 
 def _name_of(sample: dict[str, Any]) -> str:
