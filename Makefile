@@ -1,7 +1,8 @@
-# Sets everything up on a fresh machine, then runs. Both commands work again and again.
+# Sets everything up on a fresh machine, then runs. All commands work again and again.
 #
-#   make tune    a first search, on built-in data
-#   make test    the tests
+#   make tune         a first search, on built-in data
+#   make test         the tests
+#   make test-slow    the tests that take minutes each
 #
 # Another Python: make PYTHON=python3.12 tune
 
@@ -9,17 +10,21 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: tune test test-fast lint setup
+.PHONY: tune test test-fast test-slow lint setup
 
 tune: $(READY)
 	$(VENV)/bin/python experiments/tune_thermal.py --learning.num-epochs 12
 
 test: test-fast
-	$(VENV)/bin/python -m pytest -m ray
+	$(VENV)/bin/python -m pytest -m "ray and not slow"
 
 # Everything that starts no Ray: for the two minutes between two thoughts.
 test-fast: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray" --numprocesses auto --dist worksteal
+	$(VENV)/bin/python -m pytest -m "not ray and not slow" --numprocesses auto --dist worksteal
+
+# A search whose driver is killed three times, and a tracking server that is away for two minutes.
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -21,7 +21,7 @@ among themselves, nor show what rungs or a sampler gain where classes are learne
 longer trainings.
 
 Run       python benchmarks/searchers.py
-Cost      about 3 minutes on two CPU threads
+Cost      2 minutes on one CPU thread
 Expected  benchmarks/results/searchers_*.txt
 """
 
@@ -52,6 +52,7 @@ from searchers_replay import (
     Strategy,
     laptop_for,
     replay_ray,
+    replay_with_foresight,
     rungs_from,
     shipped_pruner,
 )
@@ -108,6 +109,7 @@ STRATEGIES: dict[str, Replay] = {
     SHIPPED: Strategy(SEARCH.sampler, shipped_pruner, DEFAULT).replay,
     "TPE, rungs": Strategy("tpe", shipped_pruner, {}).replay,
     STOCK: replay_ray,
+    "a bound: random with foresight at the first rung": replay_with_foresight,
 }
 VARIANTS: dict[str, Replay] = {
     **{name: STRATEGIES[name] for name in (BASE, SHIPPED, STOCK)},
@@ -191,7 +193,7 @@ def main() -> None:
     """Replays all strategies and prints what they cost."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     path = flags.table or max((Path(__file__).parent / "results").glob("curves_*.csv"))
-    curves = Curves.read(path, flags.objective)
+    curves = Curves.read(path, flags.objective, flags.standard_error)
     strategies = VARIANTS if flags.variants else STRATEGIES
     with ProcessPoolExecutor(flags.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = {

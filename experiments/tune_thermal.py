@@ -66,6 +66,8 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
         again = follow_ups.command_again(result.best.experiment, flags.preset, config.best_epoch_by)
         if result.decision is not None:
             search_summary.finalists(result.decision)
+        elif config.finalists:
+            print("No finalists yet: they wait for the last trial; go on with the command below.")
         search_summary.closing(ready, config, result.best)
         print(f"Checkpoint:       {result.checkpoint}")
         print(f"Train it again:   {again}")

@@ -38,7 +38,7 @@ def table(path: Path, curve: Curve) -> Path:
 
 
 def recorded(tmp_path: Path, curve: Curve) -> Any:
-    return searchers_replay.Curves.read(table(tmp_path / "curves.csv", curve), "val/mean_class")
+    return searchers_replay.Curves.read(table(tmp_path / "curves.csv", curve), "val/mean_class", 0.01)
 
 
 def known_at_once(rate: float, clip: int, epoch: int) -> float:
@@ -132,4 +132,4 @@ def test_a_table_with_holes_is_refused(tmp_path: Path) -> None:
     path = table(tmp_path / "curves.csv", known_at_once)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="lacks epochs"):
-        searchers_replay.Curves.read(path, "val/mean_class")
+        searchers_replay.Curves.read(path, "val/mean_class", 0.01)

@@ -54,8 +54,8 @@ class SearchConfig:
     """So many of the best trials, and those that are tied with them, are trained again with other seeds and on all
     folds, together with the experiment itself: the choice among them is honest [trials]. 0: none."""
 
-    finalist_seeds: int = 2
-    """Seeds of each finalist on each fold [count]."""
+    finalist_seeds: int | None = None
+    """Seeds of each finalist on each fold [count]. None: 2, or 3 where the split has a single fold."""
 
     train_winner: bool = False
     """Train the winner at last on all samples, those for validation included."""
@@ -64,7 +64,7 @@ class SearchConfig:
         for name, least in (("num_trials", 1), ("smooth_epochs", 1), ("max_failures", 0), ("finalists", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"`search.{name}` (={getattr(self, name)}) must be {least} or more.")
-        for name in ("max_concurrent", "grace_epochs"):
+        for name in ("max_concurrent", "grace_epochs", "finalist_seeds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`search.{name}` (={getattr(self, name)}) must be 1 or more, or None.")
         for name in ("time_budget_min", "budget_gpu_hours"):
@@ -80,8 +80,6 @@ class SearchConfig:
             raise ValueError(
                 f"`search.finalists` (={self.finalists}) must not exceed `search.num_trials` (={self.num_trials})."
             )
-        if self.finalists and self.finalist_seeds < 1:
-            raise ValueError(f"`search.finalist_seeds` (={self.finalist_seeds}) must be 1 or more; try 2.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,8 +105,10 @@ class SearchConfig:
             )
         if self.grace_epochs is not None and self.scheduler == "none":
             found.append(f"`search.grace_epochs` (={self.grace_epochs}) has no effect, since search.scheduler is none.")
-        if not self.finalists and (self.finalist_seeds != SearchConfig.finalist_seeds):
-            found.append(
-                f"`search.finalist_seeds` (={self.finalist_seeds}) has no effect, since search.finalists is 0."
-            )
+        if not self.finalists:
+            found += [
+                f"`search.{name}` (={getattr(self, name)}) has no effect, since search.finalists is 0."
+                for name in ("finalist_seeds", "train_winner")
+                if getattr(self, name) != getattr(SearchConfig, name)
+            ]
         return found

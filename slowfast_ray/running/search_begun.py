@@ -46,13 +46,14 @@ def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: b
     if not changed:
         return
     told = f"The search in {ready.folder} began otherwise: {', '.join(changed)}"
-    if not anyway:
-        raise ValueError(f"{told}; give it what it began with, choose another --name, or say --resume-anyway.")
     if study.cannot_become(before["space"]["drawn"], now["space"]["drawn"]) or len(changed) > len(in_space):
         raise ValueError(
             f"{told}; a study cannot take over another list of choices, another kind of range, or another objective. "
-            f"Begin a new search with --search.warm-start {ready.name}: it knows the trials that fit."
+            f"Give it what it began with, or begin a new search with --search.warm-start {ready.name}: it knows the "
+            "trials that fit."
         )
+    if not anyway:
+        raise ValueError(f"{told}; give it what it began with, choose another --name, or say --resume-anyway.")
     log.warning("%s; going on all the same.", told)
 
 

@@ -23,6 +23,8 @@ def show(ready: Ready, space: Space, config: SearchConfig, *, measured: bool) ->
     itself.
     """
     console = Console()
+    for warning in config.without_effect():
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -54,8 +56,8 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
         found.append(
             (
                 "finalists",
-                f"{config.finalists}, tied ones and the experiment itself, over {config.finalist_seeds} seed(s) x "
-                f"{num_folds} fold(s): {runs} trainings or more, {runs * num_epochs} epochs",
+                f"{config.finalists}, tied ones and the experiment itself, over {winner.num_seeds(ready, config)} seed(s) "
+                f"x {num_folds} fold(s): about {runs} trainings, {runs * num_epochs} epochs",
             )
         )
         total += runs * num_epochs

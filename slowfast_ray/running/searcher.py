@@ -64,9 +64,9 @@ class SearchBoard:
         return bool(self.halted) or time.monotonic() > self._deadline or self._is_spent()
 
     def is_complete(self) -> bool:
-        """Whether all trials have ended as something else than stopped."""
+        """Whether no trial is left to run: all have ended as something else than stopped, or all GPU hours are used."""
         ended = [trial for trial in self.trials if trial.state not in (None, "stopped")]
-        return len(ended) >= self._config.num_trials
+        return len(ended) >= self._config.num_trials or self._is_spent()
 
     def next(self) -> Job | None:
         """The next trial: those that were interrupted first, then what the study suggests."""

@@ -39,12 +39,12 @@ class FinalistRun:
     sample: dict[str, object]
 
 
-def planned(ready: Ready, finalists: list[Trial], *, num_seeds: int) -> list[FinalistRun]:
+def planned(ready: Ready, finalists: list[Trial], config: SearchConfig) -> list[FinalistRun]:
     """Every finalist with every seed on every fold, with seeds that the search has not used: one finalist's runs after
     all others', so that what is cut short still compares them.
     """
     search_seed = ready.experiment.run.seed
-    seeds, folds = range(search_seed + 1, search_seed + 1 + num_seeds), range(num_folds(ready))
+    seeds, folds = range(search_seed + 1, search_seed + 1 + num_seeds(ready, config)), range(num_folds(ready))
     return [
         FinalistRun(
             f"finalist-{trial.number:03d}-seed-{seed}-fold-{fold}",
@@ -68,7 +68,12 @@ def num_folds(ready: Ready) -> int:
 
 def num_runs(ready: Ready, config: SearchConfig) -> int:
     """Trainings of the finalists, the experiment itself among them, if none is tied with the last."""
-    return (config.finalists + 1) * config.finalist_seeds * num_folds(ready)
+    return (config.finalists + 1) * num_seeds(ready, config) * num_folds(ready)
+
+
+def num_seeds(ready: Ready, config: SearchConfig) -> int:
+    """Seeds of each finalist: as asked for, else as many as give bounds that say something."""
+    return config.finalist_seeds or (2 if num_folds(ready) > 1 else 3)
 
 
 class FinalistBoard:
@@ -160,7 +165,7 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
     k = min(config.finalists, len(finished))
     chosen = choose([_candidate(ready, trial) for trial in finished], k, config.metric, ready.data.val.blocks_S)
     runners = [trial for trial in trials if trial.number in {REFERENCE, *chosen.numbers}]
-    runs = planned(ready, runners, num_seeds=config.finalist_seeds)
+    runs = planned(ready, runners, config)
     halted = _train(records, runs, slots, verbose=verbose)
     values = {trial.name: trial.value for trial in records.trials if trial.state == "finished"}
     report = Report(
@@ -184,7 +189,8 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
         return None
     (ready.folder / FINALISTS).write_text(report.to_markdown(), encoding="utf-8")
     best = next(trial for trial in runners if trial.number == report.winner().number)
-    kept = next(run for run in runs if run.number == best.number and run.fold == ready.experiment.data.fold)
+    own = [run for run in runs if run.number == best.number and run.name in values]
+    kept = min(own, key=lambda run: (run.fold != ready.experiment.data.fold, run.seed))
     for run in runs:
         if run != kept and run.name in values:
             checkpoint.strip(ready.folder / run.name)

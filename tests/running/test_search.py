@@ -194,6 +194,7 @@ def test_finalists_are_trained_again_and_the_winner_on_everything(tiny: Experime
     assert "finalists.md" in {file.path for file in artifacts}
 
 
+@pytest.mark.slow
 def test_a_warm_start_knows_the_trials_of_an_earlier_search(tiny: Experiment) -> None:
     space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
     search(tiny, space, num_trials=3, max_concurrent=1)

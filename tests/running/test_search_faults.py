@@ -71,6 +71,7 @@ def _parents_commands(process: psutil.Process) -> list[str]:
     return [part for parent in process.parents() for part in parent.cmdline()]
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_is_tried_again_then_failed_and_the_others_go_on(tiny: Experiment, tmp_path: Path) -> None:
     in_the_way = tmp_path / "runs" / "search" / "trial-001"
 
@@ -100,6 +101,7 @@ def test_a_trial_that_is_no_number_is_failed_at_once(tiny: Experiment) -> None:
     assert "slowfast_ray.retried" not in tags, "the same again would be no number again"
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_goes_on_with_fewer_clips_at_once(tiny: Experiment, tmp_path: Path) -> None:
     experiment = tiny.override({"learning.num_epochs": 6})
     first_epoch = tmp_path / "runs" / "search" / "trial-000" / "epoch-002"
@@ -115,6 +117,7 @@ def test_a_trial_whose_process_is_killed_goes_on_with_fewer_clips_at_once(tiny: 
     assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_too_often_is_failed(tiny: Experiment, tmp_path: Path) -> None:
     experiment = tiny.override({"learning.num_epochs": 6})
     first_epoch = tmp_path / "runs" / "search" / "trial-000" / "epoch-002"
@@ -147,6 +150,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)  # the study is still open
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_search_and_nothing_finished_is_lost(tiny: Experiment, small_disk: Path) -> None:
     experiment = tiny.override({"run.storage": str(small_disk)})
     filler = small_disk / "filler"
@@ -171,6 +175,7 @@ def test_a_full_disk_stops_the_search_and_nothing_finished_is_lost(tiny: Experim
     assert {number: again.trials[number].values for number in ended} == ended
 
 
+@pytest.mark.slow
 def test_two_searches_in_one_folder_at_once_are_refused(tiny: Experiment, tmp_path: Path) -> None:
     search(tiny, LR, num_trials=1)
     settings = SearchConfig(num_trials=2, max_concurrent=1)
