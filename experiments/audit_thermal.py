@@ -15,7 +15,7 @@ from rich.console import Console
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import audit_page, audit_terminal, auditing, commands, search_space
-from slowfast_ray.running.commands import AuditFlags
+from slowfast_ray.running.flags import AuditFlags
 
 
 def main() -> None:

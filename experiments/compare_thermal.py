@@ -9,8 +9,8 @@ Both are taken at their best epoch. Runs on other samples, labels or splits are 
 """
 
 from slowfast_ray.running import commands, comparing
-from slowfast_ray.running.commands import CompareFlags
 from slowfast_ray.running.comparing import Compared
+from slowfast_ray.running.flags import CompareFlags
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from slowfast_ray.learning import counts
 from slowfast_ray.running import commands, evaluating, evaluation_files
-from slowfast_ray.running.commands import EvaluateFlags
 from slowfast_ray.running.evaluating import Evaluation
+from slowfast_ray.running.flags import EvaluateFlags
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ With one worker it trains in this process: a debugger works. --resume goes on af
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import cluster, commands, follow_ups, plan, preflight, sanity, summary, trainer, worker
-from slowfast_ray.running.commands import TrainFlags
+from slowfast_ray.running.flags import TrainFlags
 from slowfast_ray.running.progress import TrainView
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.running import commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
-from slowfast_ray.running.commands import TuneFlags
+from slowfast_ray.running.flags import TuneFlags
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.trials import Trial, best_first, describe_value
 from slowfast_ray.running.tuner import SearchResult

@@ -11,7 +11,7 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, intervals
 from slowfast_ray.learning.intervals import Comparison, Interval
-from slowfast_ray.running import preflight, scores
+from slowfast_ray.running import begun, scores
 from slowfast_ray.running.scores import Score
 
 
@@ -37,7 +37,7 @@ def compare(folder_a: Path, folder_b: Path) -> Compared:
     """
     best = [checkpoint.best_in(folder) for folder in (folder_a, folder_b)]
     data = [dataset.load(_experiment(each).data) for each in best]
-    recorded = [preflight.split_fingerprint(folder) for folder in (folder_a, folder_b)]
+    recorded = [begun.split_fingerprint(folder) for folder in (folder_a, folder_b)]
     for folder, fingerprint, each in zip((folder_a, folder_b), recorded, data, strict=True):
         if fingerprint != each.fingerprint:
             raise ValueError(
@@ -69,4 +69,4 @@ def compare(folder_a: Path, folder_b: Path) -> Compared:
 
 
 def _experiment(best: Path) -> Experiment:
-    return Experiment.from_json((best / preflight.BEGUN_AS).read_text(encoding="utf-8"))
+    return Experiment.from_json((best / begun.BEGUN_AS).read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import preflight, scores, storage, tracking, worker
+from slowfast_ray.running import begun, scores, storage, tracking, worker
 
 _NAME_OF = {
     counts.VAL_LOSS: counts.EVAL_LOSS,
@@ -107,7 +107,7 @@ def check(
     chosen = place if (place / "progress.json").is_file() else checkpoint.best_in(place)
     progress = checkpoint.read_progress(chosen)
     try:
-        experiment = Experiment.from_json((chosen / preflight.BEGUN_AS).read_text(encoding="utf-8"))
+        experiment = Experiment.from_json((chosen / begun.BEGUN_AS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{chosen} does not tell its experiment: {error}") from error
     if root is not None:
@@ -164,7 +164,7 @@ def batches_of(experiment: Experiment, data: Dataset, device: torch.device) -> B
 
 
 def _check_same_samples(plan: Plan, data: Dataset) -> None:
-    recorded = preflight.split_fingerprint(plan.run_folder)
+    recorded = begun.split_fingerprint(plan.run_folder)
     if recorded != data.fingerprint:
         raise ValueError(
             f"A checkpoint is scored on the samples that it validated on, but {data.root} gives others than "

@@ -9,7 +9,7 @@ from pathlib import Path
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.model.pretrained_report import ARCHITECTURE
-from slowfast_ray.running.commands import PRESETS, Preset
+from slowfast_ray.running.flags import PRESETS, Preset
 from slowfast_ray.running.preflight import Ready
 
 

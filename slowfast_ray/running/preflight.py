@@ -1,6 +1,5 @@
 """What can be refused is refused here: before Ray starts, before anything is written."""
 
-import json
 import logging
 import os
 import re
@@ -17,16 +16,9 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import scores, storage, tracking, worker
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running import begun, scores, tracking, worker
 from slowfast_ray.running.scores import Score
 
-BEGUN_AS = "experiment.json"
-"""In a run's folder: the experiment that it began as."""
-SEARCH = "search.json"
-"""In a search's folder: its space and its settings, as it began."""
-MEMBERS = "split.json"
-"""In a run's folder: which samples train, validate, and were left out."""
 WEIGHTS = "weights.json"
 """In MLflow: what was taken of the weights that training started from."""
 
@@ -75,7 +67,7 @@ class Ready:
 
     def texts(self) -> dict[str, str]:
         """By their names, what a run in MLflow keeps of what it began with."""
-        texts = {MEMBERS: self.data.members_json()}
+        texts = {begun.MEMBERS: self.data.members_json()}
         return texts if self.weights is None else {**texts, WEIGHTS: self.weights.to_json()}
 
     def tags(self) -> dict[str, str]:
@@ -115,7 +107,7 @@ def check(experiment: Experiment, *, name: str, objective: str, resume: bool = F
         raise ValueError(f"`metric` (={objective!r}) must be one of {', '.join(counts.HIGHER_IS_BETTER)}.")
     ready = _check(experiment, name=name, objectives=(objective,), resume=resume)
     if resume:
-        check_same(ready.experiment, objective, ready.folder, ready.data)
+        begun.check_same(ready.experiment, objective, ready.folder, ready.data)
     return ready
 
 
@@ -134,7 +126,7 @@ def check_search(
     ready = _check(experiment, name=name, objectives=objectives, resume=resume, widest_window=widest_window)
     if resume:
         try:
-            check_same(ready.experiment, None, ready.folder, ready.data)
+            begun.check_same(ready.experiment, None, ready.folder, ready.data)
         except ValueError as error:
             if not anyway:
                 raise ValueError(f"{str(error).rstrip('.')}, or say --resume-anyway.") from error
@@ -171,7 +163,7 @@ def _check(
         raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
     storage = Path(experiment.run.storage).expanduser().absolute()
     folder = storage / name
-    check_folder(folder, resume=resume, is_search=widest_window is not None)
+    begun.check_folder(folder, resume=resume, is_search=widest_window is not None)
     uri = tracking.resolve_uri(experiment.run.tracking_uri)
     root = None if experiment.data.root is None else os.fspath(data.root)
     weights = experiment.model.weights
@@ -218,76 +210,6 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
         )
 
 
-def check_same(experiment: Experiment, objective: str | None, folder: Path, data: Dataset) -> None:
-    """Raises ValueError where a run would be resumed as another experiment than it began as, or on other data."""
-    before = Experiment.from_json((folder / BEGUN_AS).read_text(encoding="utf-8")).flatten()
-    now = experiment.flatten()
-    newest = checkpoint.newest(folder)
-    if newest is not None:
-        before["metric"], now["metric"] = checkpoint.read_progress(newest).objective, objective
-    # Where a run is written, and how many processes share it, may change; what is learnt may not.
-    free = ("run.storage", "run.tracking_uri", "run.num_workers")
-    changed = [name for name in now if now[name] != before[name] and name not in free]
-    if changed:
-        shown = ", ".join(f"`{name}` (={now[name]}, was {before[name]})" for name in changed)
-        raise ValueError(
-            f"A run is resumed as the experiment that it began as, but {shown} in {folder}; give the same flags, or "
-            "another --name."
-        )
-    for name, value in (("dataset", data.source.fingerprint), ("split", data.fingerprint)):
-        began_with = read_fingerprint(folder, name)
-        if began_with != value:
-            raise ValueError(
-                f"The {name} is not the one that the run in {folder} began with: its fingerprint is {value}, but was "
-                f"{began_with}; restore the data, or choose another --name."
-            )
-
-
-def split_fingerprint(folder: Path) -> str:
-    """Of the split that a run or trial began with; for a trial, its search noted it above. Raises ValueError."""
-    above = folder.absolute().parent
-    return read_fingerprint(folder if (folder / MEMBERS).is_file() else above, "split")
-
-
-def read_fingerprint(folder: Path, name: str) -> str:
-    """The fingerprint of the `dataset` or the `split` that the run in `folder` began with.
-
-    Raises ValueError where it was not noted.
-    """
-    try:
-        return str(json.loads((folder / MEMBERS).read_text(encoding="utf-8"))[f"{name}_fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / MEMBERS} does not say on which samples the run began ({type(error).__name__}); it was written "
-            "by another version, or damaged: train again under another --name."
-        ) from error
-
-
-def read_search(folder: Path) -> SearchConfig:
-    """The settings that the search in `folder` began with. Raises ValueError where they cannot be read."""
-    try:
-        return SearchConfig(**json.loads((folder / SEARCH).read_text(encoding="utf-8"))["search"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / SEARCH} does not say how the search began ({error}); it was written by another version, or "
-            "damaged: search again under another name."
-        ) from error
-
-
-def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None:
-    """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
-    if resume:
-        if not (folder / BEGUN_AS).is_file():
-            raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
-        if (folder / SEARCH).is_file() != is_search:
-            holds, other = ("a single run", "train_thermal.py") if is_search else ("a search", "tune_thermal.py")
-            raise ValueError(f"{folder} holds {holds}, which {other} resumes; choose another name.")
-    elif folder.exists():
-        raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    storage.check_writable(existing, "run.storage")
-
-
 def claim(ready: Ready, search: str | None = None) -> None:
     """Makes the folder of a new run, or search, as the one thing that two runs of one name cannot both do.
 
@@ -297,8 +219,8 @@ def claim(ready: Ready, search: str | None = None) -> None:
         ready.folder.mkdir(parents=True)
     except FileExistsError:
         raise RefusedError(f"{ready.folder} was taken by another run just now; choose another --name.") from None
-    (ready.folder / MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
+    (ready.folder / begun.MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
     if search is not None:
-        (ready.folder / SEARCH).write_text(search, encoding="utf-8")
+        (ready.folder / begun.SEARCH).write_text(search, encoding="utf-8")
     # Last: where it stands, a run began, and can be resumed.
-    (ready.folder / BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")
+    (ready.folder / begun.BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from slowfast_ray.running import preflight, study
+from slowfast_ray.running import begun, study
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.search_space import Drawable
@@ -29,7 +29,7 @@ def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: b
     """Raises ValueError where a search would go on with another space, or other objectives; `anyway` allows other ends
     of ranges and other constants, and warns of them.
     """
-    path = ready.folder / preflight.SEARCH
+    path = ready.folder / begun.SEARCH
     before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(to_json(space, config))
     changed = [
         f"`search.{name}` (={now['search'][name]}, was {before['search'][name]})"

@@ -51,13 +51,13 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
         ("epochs", f"about {total:.0f}, of {config.num_trials * num_epochs} if no trial were stopped early"),
     ]
     if config.finalists:
-        num_folds = winner.num_folds(ready)
+        num_folds, num_seeds = winner.num_folds(ready), winner.num_seeds(ready, config)
         runs = winner.num_runs(ready, config)
         found.append(
             (
                 "finalists",
-                f"{config.finalists}, tied ones and the experiment itself, over {winner.num_seeds(ready, config)} seed(s) "
-                f"x {num_folds} fold(s): about {runs} trainings, {runs * num_epochs} epochs",
+                f"{config.finalists}, tied ones and the experiment itself, over {num_seeds} seed(s) x {num_folds} "
+                f"fold(s): about {runs} trainings, {runs * num_epochs} epochs",
             )
         )
         total += runs * num_epochs

@@ -4,7 +4,7 @@ import pytest
 
 from slowfast_ray.experiment import EARLIER
 from slowfast_ray.running import commands
-from slowfast_ray.running.commands import TrainFlags
+from slowfast_ray.running.flags import TrainFlags
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from slowfast_ray.learning import intervals
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.running import commands, follow_ups, preflight, scores, search_space, summary, trainer, tuner, worker
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.flags import AuditFlags
 from slowfast_ray.running.scores import Pooled
 from tests.running.conftest import runs_in
 
@@ -230,7 +231,7 @@ def test_a_run_that_noted_no_fingerprint_is_not_resumed(tiny: Experiment, tmp_pa
 def test_the_audit_is_offered_for_the_same_data(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["experiments/tune_thermal.py"])
     words = shlex.split(follow_ups.audit_command(tiny.override({"data.split": "purged"}).data))
-    flags = commands.parse_plain(commands.AuditFlags, "?", words[2:])
+    flags = commands.parse_plain(AuditFlags, "?", words[2:])
     assert words[1] == "experiments/audit_thermal.py"
     assert flags.data == tiny.override({"data.split": "purged"}).data
 

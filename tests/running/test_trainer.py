@@ -21,6 +21,7 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, step
 from slowfast_ray.model import cost, slowfast
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
+from slowfast_ray.running.flags import TrainFlags
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
@@ -171,7 +172,7 @@ def test_the_printed_command_survives_odd_folders(tiny: Experiment, monkeypatch:
     words = shlex.split(follow_ups.command_again(odd, "laptop", "val/loss"))
     assert words[words.index("--run.storage") + 1] == "/tmp/my runs #1"
     assert Path(words[1]).resolve() == ROOT / "experiments" / "train_thermal.py"
-    flags = commands.parse(commands.TrainFlags, "?", words[2:])
+    flags = commands.parse(TrainFlags, "?", words[2:])
     assert flags.experiment == odd.override({"model.num_classes": None})
     assert flags.metric == "val/loss"
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
+from slowfast_ray.running.flags import TrainFlags
 from tests.running.conftest import flags_of, runs_in
 
 STANDING_STILL = {"learning.lr": 1e-30, "learning.ema_decay": 0.0, "model.batch_norm": "frozen"}
@@ -75,7 +76,7 @@ def test_the_command_to_train_again_says_what_the_weights_would_otherwise_decide
     experiment = tiny.override({"model.weights": str(first), "model.alpha": 8})
     monkeypatch.setattr("sys.argv", ["experiments/tune_thermal.py"])
     words = shlex.split(follow_ups.command_again(experiment, "laptop", "val/top1"))
-    flags = commands.parse(commands.TrainFlags, "?", words[2:])
+    flags = commands.parse(TrainFlags, "?", words[2:])
     assert flags.experiment == experiment
 
 
@@ -97,7 +98,7 @@ def test_on_the_command_line_a_run_goes_on_without_its_weights(
 def test_a_file_that_is_no_checkpoint_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.pth").write_text("not weights")
     with pytest.raises(SystemExit) as ended:
-        commands.parse(commands.TrainFlags, "?", ["--model.weights", str(tmp_path / "notes.pth")])
+        commands.parse(TrainFlags, "?", ["--model.weights", str(tmp_path / "notes.pth")])
     assert ended.value.code == commands.EXIT_BAD_INPUT
     error = capsys.readouterr().err
     assert "notes.pth" in error

@@ -1,0 +1,87 @@
+"""What a run or a search began as, in its folder: so that it goes on as the same, on the same samples."""
+
+import json
+from pathlib import Path
+
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import storage
+from slowfast_ray.running.config import SearchConfig
+
+BEGUN_AS = "experiment.json"
+"""In a run's folder: the experiment that it began as."""
+SEARCH = "search.json"
+"""In a search's folder: its space and its settings, as it began."""
+MEMBERS = "split.json"
+"""In a run's folder: which samples train, validate, and were left out."""
+
+
+def check_same(experiment: Experiment, objective: str | None, folder: Path, data: Dataset) -> None:
+    """Raises ValueError where a run would be resumed as another experiment than it began as, or on other data."""
+    before = Experiment.from_json((folder / BEGUN_AS).read_text(encoding="utf-8")).flatten()
+    now = experiment.flatten()
+    newest = checkpoint.newest(folder)
+    if newest is not None:
+        before["metric"], now["metric"] = checkpoint.read_progress(newest).objective, objective
+    # Where a run is written, and how many processes share it, may change; what is learnt may not.
+    free = ("run.storage", "run.tracking_uri", "run.num_workers")
+    changed = [name for name in now if now[name] != before[name] and name not in free]
+    if changed:
+        shown = ", ".join(f"`{name}` (={now[name]}, was {before[name]})" for name in changed)
+        raise ValueError(
+            f"A run is resumed as the experiment that it began as, but {shown} in {folder}; give the same flags, or "
+            "another --name."
+        )
+    for name, value in (("dataset", data.source.fingerprint), ("split", data.fingerprint)):
+        began_with = read_fingerprint(folder, name)
+        if began_with != value:
+            raise ValueError(
+                f"The {name} is not the one that the run in {folder} began with: its fingerprint is {value}, but was "
+                f"{began_with}; restore the data, or choose another --name."
+            )
+
+
+def split_fingerprint(folder: Path) -> str:
+    """Of the split that a run or trial began with; for a trial, its search noted it above. Raises ValueError."""
+    above = folder.absolute().parent
+    return read_fingerprint(folder if (folder / MEMBERS).is_file() else above, "split")
+
+
+def read_fingerprint(folder: Path, name: str) -> str:
+    """The fingerprint of the `dataset` or the `split` that the run in `folder` began with.
+
+    Raises ValueError where it was not noted.
+    """
+    try:
+        return str(json.loads((folder / MEMBERS).read_text(encoding="utf-8"))[f"{name}_fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / MEMBERS} does not say on which samples the run began ({type(error).__name__}); it was written "
+            "by another version, or damaged: train again under another --name."
+        ) from error
+
+
+def read_search(folder: Path) -> SearchConfig:
+    """The settings that the search in `folder` began with. Raises ValueError where they cannot be read."""
+    try:
+        return SearchConfig(**json.loads((folder / SEARCH).read_text(encoding="utf-8"))["search"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / SEARCH} does not say how the search began ({error}); it was written by another version, or "
+            "damaged: search again under another name."
+        ) from error
+
+
+def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None:
+    """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
+    if resume:
+        if not (folder / BEGUN_AS).is_file():
+            raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
+        if (folder / SEARCH).is_file() != is_search:
+            holds, other = ("a single run", "train_thermal.py") if is_search else ("a search", "tune_thermal.py")
+            raise ValueError(f"{folder} holds {holds}, which {other} resumes; choose another name.")
+    elif folder.exists():
+        raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    storage.check_writable(existing, "run.storage")
