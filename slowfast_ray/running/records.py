@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import deaths, trainer, worker
+from slowfast_ray.running import deaths, jobs, trainer, worker
+from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.jobs import Board
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
 from slowfast_ray.running.tracking import RunHandle, State, Tracker
@@ -86,6 +88,22 @@ class Records:
         ending = deaths.ending_of(error)
         self.end(self._trials[name], ending, deaths.reason_of(error))
         return ending
+
+    def train(self, board: Board, slots: Slots, *, verbose: bool) -> None:
+        """Runs the jobs of `board`, which records them here; however that ends, all of them are closed."""
+        try:
+            with self.view:
+                jobs.run(
+                    board,
+                    self.ready.folder,
+                    objective=self.config.best_epoch_by,
+                    num_workers=self.ready.experiment.run.num_workers,
+                    slots=slots,
+                    max_failures=self.config.max_failures,
+                    verbose=verbose,
+                )
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Ends what is still open: what ran when all was stopped goes on when it is resumed."""

@@ -12,7 +12,6 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import (
     cluster,
-    jobs,
     preflight,
     scores,
     search_begun,
@@ -51,12 +50,12 @@ class SearchResult:
     """By Ctrl-C: neither all trials nor the budget were used up."""
     halted: str
     """Why the search could not go on; empty where it could."""
-    run_id: str
-    """Of the search, in MLflow; empty where MLflow never took it."""
     tracking_uri: str
-    seconds: float
     kept_bytes: int
     """What the checkpoints of all trials take on disk."""
+    seconds: float = 0.0
+    run_id: str = ""
+    """Of the search, in MLflow; empty where MLflow never took it."""
     num_unsent: int = 0
     """Entries that MLflow did not take."""
 
@@ -126,19 +125,9 @@ def _run(records: Records, board: SearchBoard, slots: Slots, started: float, *, 
     ready, config, tracker, run = records.ready, records.config, records.tracker, records.run
     state: State = "failed"
     try:
-        with records.view:
-            jobs.run(
-                board,
-                ready.folder,
-                objective=config.best_epoch_by,
-                num_workers=ready.experiment.run.num_workers,
-                slots=slots,
-                max_failures=config.max_failures,
-                verbose=verbose,
-            )
-        records.close()
-        decision = _decision(records, board, slots, verbose=verbose)
-        result = _result(records, board, decision, started)
+        records.train(board, slots, verbose=verbose)
+        decision, halted = _decision(records, board, slots, verbose=verbose)
+        result = _result(records, board, decision, board.halted or halted)
         state = "stopped" if result.interrupted or result.halted else "finished" if result.best else "failed"
         if result.checkpoint is not None:
             tracker.log_folder(run, result.checkpoint, "best")
@@ -151,24 +140,23 @@ def _run(records: Records, board: SearchBoard, slots: Slots, started: float, *, 
         state = "stopped"
         raise
     finally:
-        records.close()
         tracker.end(run, state)
         tracker.flush()
     return replace(result, num_unsent=tracker.num_unsent, run_id=run.id or "", seconds=time.monotonic() - started)
 
 
-def _decision(records: Records, board: SearchBoard, slots: Slots, *, verbose: bool) -> Decision | None:
-    """What the finalists say, where all trials are done and finalists are asked for."""
+def _decision(records: Records, board: SearchBoard, slots: Slots, *, verbose: bool) -> tuple[Decision | None, str]:
+    """What the finalists say, where all trials are done and finalists are asked for; and why they do not, if so."""
     ready, config = records.ready, records.config
     if not config.finalists or not board.is_complete() or board.halted:
-        return None
+        return None, ""
     shown = replace(config, num_trials=winner.num_runs(ready, config), time_budget_min=None)
     view = SearchView(f"{ready.name}, finalists", shown, ready.experiment.learning.num_epochs)
     own = Records(ready, config, records.tracker, records.run, view)
     return winner.decide(own, board.trials, slots, verbose=verbose)
 
 
-def _result(records: Records, board: SearchBoard, decision: Decision | None, started: float) -> SearchResult:
+def _result(records: Records, board: SearchBoard, decision: Decision | None, halted: str) -> SearchResult:
     best = board.best()
     checkpoint_of_best = None if best is None else checkpoint.newest(records.ready.folder / best.name)
     if decision is not None:
@@ -183,9 +171,7 @@ def _result(records: Records, board: SearchBoard, decision: Decision | None, sta
         decision=decision,
         front=board.front(),
         interrupted=not board.is_complete() and not board.is_over(),
-        halted=board.halted or (decision.halted if decision else ""),
-        run_id="",
+        halted=halted,
         tracking_uri=records.tracker.uri,
-        seconds=time.monotonic() - started,
         kept_bytes=sum(file.stat().st_size for file in files),
     )

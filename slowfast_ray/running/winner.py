@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import jobs, worker
+from slowfast_ray.running import worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
@@ -149,25 +149,26 @@ class Decision:
     """Trials that are tied with the last finalist, and were not trained again."""
     checkpoint: Path | None
     """The winner's, of its first new seed on the search's own fold; of all samples where it was trained on them."""
-    halted: str
-    """Why not all could be trained; empty where they could."""
 
 
-def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool) -> Decision | None:
+def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool) -> tuple[Decision | None, str]:
     """Trains the finalists among `trials`, and chooses; what an earlier start has trained is not trained again.
 
-    None where no trial finished, or no finalist did.
+    Gives no decision where no trial finished, or no finalist did, and where not all runs have ended; and why they have
+    not, empty where they have.
     """
     ready, config = records.ready, records.config
     finished = [trial for trial in trials if trial.state == "finished" and trial.has_value]
     if not finished:
-        return None
+        return None, ""
     k = min(config.finalists, len(finished))
     chosen = choose([_candidate(ready, trial) for trial in finished], k, config.metric, ready.data.val.blocks_S)
     runners = [trial for trial in trials if trial.number in {REFERENCE, *chosen.numbers}]
     runs = planned(ready, runners, config)
     halted = _train(records, runs, slots, verbose=verbose)
     values = {trial.name: trial.value for trial in records.trials if trial.state == "finished"}
+    if halted or not values:
+        return None, halted
     report = Report(
         tuple(
             Finalist(
@@ -185,8 +186,6 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
         config.metric,
         ready.experiment.data.fold,
     )
-    if not values:
-        return None
     (ready.folder / FINALISTS).write_text(report.to_markdown(), encoding="utf-8")
     best = next(trial for trial in runners if trial.number == report.winner().number)
     own = [run for run in runs if run.number == best.number and run.name in values]
@@ -194,29 +193,19 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
     for run in runs:
         if run != kept and run.name in values:
             checkpoint.strip(ready.folder / run.name)
-    if config.train_winner and not halted:
+    if config.train_winner:
         kept = FinalistRun(WINNER, best.number, kept.seed, 0, _on_all_samples(best.experiment), best.sample)
         halted = _train(records, [kept], slots, verbose=verbose)
-    return Decision(report, chosen.num_tied_left_out, checkpoint.newest(ready.folder / kept.name), halted)
+    return Decision(report, chosen.num_tied_left_out, checkpoint.newest(ready.folder / kept.name)), halted
 
 
 def _train(records: Records, runs: list[FinalistRun], slots: Slots, *, verbose: bool) -> str:
-    """Trains what is missing; gives why it had to stop, if it had to."""
+    """Trains what is missing; gives why not all have ended, empty where they have."""
     board = FinalistBoard(records, runs)
-    try:
-        with records.view:
-            jobs.run(
-                board,
-                records.ready.folder,
-                objective=records.config.best_epoch_by,
-                num_workers=records.ready.experiment.run.num_workers,
-                slots=slots,
-                max_failures=records.config.max_failures,
-                verbose=verbose,
-            )
-    finally:
-        records.close()
-    return board.halted
+    records.train(board, slots, verbose=verbose)
+    ended = {trial.name for trial in records.trials if trial.state not in (None, "stopped")}
+    num_left = len({run.name for run in runs} - ended)
+    return board.halted or (f"{num_left} of {len(runs)} trainings of finalists were interrupted" if num_left else "")
 
 
 def _candidate(ready: Ready, trial: Trial) -> Candidate:
