@@ -74,7 +74,9 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     if result.num_unsent:
         print(f"MLflow lacks {result.num_unsent} entries; --resume sends what it still lacks.")
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
-    print(f"Go on:            {follow_ups.resume_command(ready)} --search.num-trials {2 * config.num_trials}")
+    is_open = result.interrupted or result.halted or len(result.trials) < config.num_trials
+    more = "" if is_open else f" --search.num-trials {2 * config.num_trials}"
+    print(f"Go on:            {follow_ups.resume_command(ready)}{more}")
     print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
 
 

@@ -13,6 +13,8 @@ BEGUN_AS = "experiment.json"
 """In a run's folder: the experiment that it began as."""
 SEARCH = "search.json"
 """In a search's folder: its space and its settings, as it began."""
+STUDY = "study.db"
+"""In a search's folder: an Optuna storage, which optuna-dashboard opens."""
 MEMBERS = "split.json"
 """In a run's folder: which samples train, validate, and were left out."""
 
@@ -81,6 +83,12 @@ def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None
         if (folder / SEARCH).is_file() != is_search:
             holds, other = ("a single run", "train_thermal.py") if is_search else ("a search", "tune_thermal.py")
             raise ValueError(f"{folder} holds {holds}, which {other} resumes; choose another name.")
+        study = folder / STUDY
+        if is_search and next(folder.glob("trial-*"), None) and not (study.is_file() and study.stat().st_size):
+            raise ValueError(
+                f"{study}, which knows what the trials in {folder} are, is gone or empty; restore it, or search again "
+                "under another name."
+            )
     elif folder.exists():
         raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

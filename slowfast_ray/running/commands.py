@@ -124,9 +124,13 @@ def _resumed(arguments: Sequence[str]) -> tuple[Path, Experiment, SearchConfig] 
         return None
     if _value_of("--name", arguments) not in (None, name):
         raise ValueError(f"`name` is that of --resume (={name}), which goes on under its own; leave --name out.")
+    if "/" in name:
+        raise ValueError(f"`resume` (={name}) is a name, not a path; try {Path(name).name}.")
     folder = Path(_value_of("--run.storage", arguments) or LAPTOP.run.storage, name)
     begun.check_folder(folder, resume=True, is_search=True)
     experiment = Experiment.from_json((folder / begun.BEGUN_AS).read_text(encoding="utf-8"))
+    # It may have been moved or copied since.
+    experiment = experiment.override({"run.storage": os.fspath(folder.parent.absolute())})
     return folder, experiment, begun.read_search(folder)
 
 

@@ -136,13 +136,15 @@ class Report:
     metric: str
     search_fold: int
     """The fold that the search validated on."""
-    reference: int = 0
-    """The number of its trial."""
+    reference: int | None = 0
+    """The number of its trial; None where it cannot be trained."""
 
     def __post_init__(self) -> None:
         numbers = [each.number for each in self.finalists]
         assert len(set(numbers)) == len(numbers), f"a finalist is there twice: {numbers}"
-        assert self.reference in numbers, f"the reference {self.reference} is not among the finalists {numbers}"
+        assert self.reference is None or self.reference in numbers, (
+            f"the reference {self.reference} is not among the finalists {numbers}"
+        )
 
     def summaries(self) -> list[Summary]:
         """Of each finalist, by most runs (means over fewer do not compare), then best mean, then lower number."""
@@ -220,7 +222,7 @@ class Report:
             float(np.std(value_N, ddof=1)) if len(value_N) > 1 else math.nan,
             intervals.mean_of_runs(on_fold),
             intervals.mean_of_runs([_sign(self.metric) * (finalist.promised - value) for value in on_fold]),
-            None if finalist.number == self.reference else self._lead(finalist.number, self.reference),
+            None if self.reference in (None, finalist.number) else self._lead(finalist.number, self.reference),
         )
 
     def _lead(self, a: int, b: int) -> Interval:

@@ -128,6 +128,8 @@ def check_search(
         try:
             begun.check_same(ready.experiment, None, ready.folder, ready.data)
         except ValueError as error:
+            if begun.read_fingerprint(ready.folder, "split") != ready.data.fingerprint:
+                raise  # on other samples, values do not compare
             if not anyway:
                 raise ValueError(f"{str(error).rstrip('.')}, or say --resume-anyway.") from error
             log.warning("Going on all the same: %s", error)
@@ -161,6 +163,10 @@ def _check(
     check_against(experiment, data)
     if "://" in experiment.run.storage:
         raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
+    if widest_window is not None and "?" in experiment.run.storage:
+        raise ValueError(
+            f"`run.storage` (={experiment.run.storage}) must not hold '?', which SQLite takes for its own."
+        )
     storage = Path(experiment.run.storage).expanduser().absolute()
     folder = storage / name
     begun.check_folder(folder, resume=resume, is_search=widest_window is not None)
@@ -222,5 +228,7 @@ def claim(ready: Ready, search: str | None = None) -> None:
     (ready.folder / begun.MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
     if search is not None:
         (ready.folder / begun.SEARCH).write_text(search, encoding="utf-8")
-    # Last: where it stands, a run began, and can be resumed.
-    (ready.folder / begun.BEGUN_AS).write_text(ready.experiment.to_json(), encoding="utf-8")
+    # Last, and whole: where it stands, a run began, and can be resumed.
+    unfinished = ready.folder / f".{begun.BEGUN_AS}"
+    unfinished.write_text(ready.experiment.to_json(), encoding="utf-8")
+    unfinished.rename(ready.folder / begun.BEGUN_AS)

@@ -25,16 +25,25 @@ def to_json(space: Drawable, config: SearchConfig) -> str:
     return json.dumps({"space": space.to_json(), "search": asdict(config)}, indent=2) + "\n"
 
 
+def note(ready: Ready, space: Drawable, config: SearchConfig) -> None:
+    """Flags that are given beside --resume hold from then on."""
+    unfinished = ready.folder / f".{begun.SEARCH}"
+    unfinished.write_text(to_json(space, config), encoding="utf-8")
+    unfinished.rename(ready.folder / begun.SEARCH)
+
+
 def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: bool) -> None:
     """Raises ValueError where a search would go on with another space, or other objectives; `anyway` allows other ends
     of ranges and other constants, and warns of them.
     """
     path = ready.folder / begun.SEARCH
     before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(to_json(space, config))
+    if not isinstance(before, dict) or {*now["space"]} - {*before.get("space", {})} or "search" not in before:
+        raise ValueError(f"{path} does not say how the search began; restore it, or search again under another name.")
     changed = [
-        f"`search.{name}` (={now['search'][name]}, was {before['search'][name]})"
+        f"`search.{name}` (={now['search'][name]}, was {before['search'].get(name)})"
         for name in FIXED
-        if now["search"][name] != before["search"][name]
+        if now["search"][name] != before["search"].get(name)
     ]
     in_space = [
         f"`{name}` in the search space ({_described(becomes.get(name))}, was {_described(was.get(name))})"

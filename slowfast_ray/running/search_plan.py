@@ -84,7 +84,9 @@ def _stopping(config: SearchConfig, rungs: list[int], experiment: Experiment) ->
         return "none: every trial trains to its end"
     if config.scheduler == "median":
         return f"below the median of those before, from epoch {search_rules.grace_of(experiment, config)} on"
-    shown = " and ".join(map(str, rungs)) or "no epoch"
+    if not rungs:
+        return "none: the first rung would lie beyond the last epoch"
+    shown = " and ".join(map(str, rungs))
     num_epochs = experiment.learning.num_epochs
     return f"at epoch {shown} of {num_epochs}, the best 1 in {pruning.REDUCTION:g} of those so far go on"
 
@@ -95,7 +97,10 @@ def _disk_bytes(ready: Ready, config: SearchConfig) -> float:
     copies = 1 + (experiment.learning.ema_decay > 0) + (2 if experiment.learning.optimizer == "adamw" else 1)
     each = 4 * copies * needs.cost_of(experiment).num_parameters
     at_once = config.max_concurrent or cluster.MAX_CPU_TRIALS
-    return (max(1, config.finalists) + at_once) * CHECKPOINTS_A_TRIAL * each
+    num_kept = max(1, config.finalists) + len(config.names) - 1
+    if config.finalists:  # and one of each finalist, ties and the experiment itself among them
+        num_kept += 2 * config.finalists + 1 + config.train_winner
+    return (num_kept + at_once) * CHECKPOINTS_A_TRIAL * each
 
 
 def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:

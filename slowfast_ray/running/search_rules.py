@@ -4,32 +4,34 @@ import functools
 import math
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import pruning, search_space, search_start, study
+from slowfast_ray.running import begun, pruning, search_space, search_start, study
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.objectives import HIGHER_IS_BETTER
-from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.pruning import Pruner
 from slowfast_ray.running.search_space import Drawable
 from slowfast_ray.running.study import Study
 
-STUDY = "study.db"
-"""In a search's folder: an Optuna storage, which optuna-dashboard opens."""
-
 
 def open_study(ready: Ready, space: Drawable, config: SearchConfig) -> Study:
     """The study of a search, as it was left, or a new one, with what a warm start knows."""
-    path = ready.folder / STUDY
-    is_new = not path.exists()
-    trials = Study(
-        space.suggest,
-        higher_is_better=tuple(HIGHER_IS_BETTER[name] for name in config.names),
-        sampler=functools.partial(study.sampler, config.sampler),
-        pruner=pruner(ready.experiment, space, config),
-        seed=ready.experiment.run.seed,
-        first=search_space.first_of(space, ready.experiment),
-        path=path,
-    )
-    if is_new and config.warm_start is not None:
+    path = ready.folder / begun.STUDY
+    try:
+        trials = Study(
+            space.suggest,
+            higher_is_better=tuple(HIGHER_IS_BETTER[name] for name in config.names),
+            sampler=functools.partial(study.sampler, config.sampler),
+            pruner=pruner(ready.experiment, space, config),
+            seed=ready.experiment.run.seed,
+            first=search_space.first_of(space, ready.experiment),
+            path=path,
+        )
+    except Exception as error:  # the storage meets a damaged file with a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RefusedError(
+            f"{path} is no study, or a damaged one ({reason}); restore it, or search again under another name."
+        ) from error
+    if config.warm_start is not None:
         trials.begin_with(config.warm_start, search_start.trials(ready, space, config))
     return trials
 

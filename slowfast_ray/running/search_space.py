@@ -73,6 +73,11 @@ def drawable(space: Space) -> Drawable:
         edges |= {name: [value] for name, value in constants.items()}
         if not domains:
             raise ValueError("The search space is empty; give at least one field a domain, such as tune.loguniform.")
+        try:
+            constants = study.plain(constants)
+            _ = [study.plain(dict.fromkeys([name], each)) for name, values in edges.items() for each in values]
+        except TypeError as error:
+            raise ValueError(f"The search space holds what no flag could say: {error}.") from error
         suggest = study.suggests(_converted(domains), constants)
         return Drawable(suggest, _converted(domains), tuple(_corners(edges)), is_listed=True)
     trials = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -80,7 +85,8 @@ def drawable(space: Space) -> Drawable:
     for _ in range(NUM_DRAWN):
         trial = trials.ask()
         try:
-            samples.append(space(trial))
+            sample = space(trial)
+            samples.append(study.plain(sample) if isinstance(sample, Mapping) else sample)
         except Exception as error:  # whatever a user's function raises
             raise ValueError(f"The search space's function raised {type(error).__name__}: {error}") from error
         if not isinstance(samples[-1], dict):
@@ -104,8 +110,7 @@ def check(space: Drawable, experiment: Experiment) -> None:
     """
     data = dataset.load(experiment.data)
     preflight.check_against(experiment, data)
-    for name in {name for sample in space.samples for name in sample}:
-        _check_name(name, experiment)
+    check_names({name: None for sample in space.samples for name in sample}, experiment)
     own = experiment.flatten()
     for name, distribution in space.distributions.items():
         if name in own and not _holds(distribution, own[name]):
@@ -188,6 +193,12 @@ def _converted(domains: Mapping[str, Domain]) -> Distributions:
         return OptunaSearch.convert_search_space(dict(domains))
     except (ValueError, NotImplementedError) as error:
         raise ValueError(f"Optuna cannot sample this search space: {error}") from error
+
+
+def check_names(sample: Iterable[str], experiment: Experiment) -> None:
+    """Raises ValueError for a name that is no field, belongs to the search as a whole, or has no effect."""
+    for name in sample:
+        _check_name(name, experiment)
 
 
 def _check_name(name: str, experiment: Experiment) -> None:

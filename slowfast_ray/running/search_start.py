@@ -60,7 +60,7 @@ def _obstacle(trial: TrackedTrial, ready: Ready, space: Drawable) -> str | None:
         if name not in space.distributions and name not in FREE and trial.params.get(name) != str(value):
             return f"its `{name}` is {trial.params.get(name)}, and this one's {value}"
     for name, distribution in space.distributions.items():
-        if name not in own:
+        if name not in own or name not in trial.params:
             return f"`{name}` is a parameter of this space alone"
         try:
             value = _value_of(trial, name, ready.experiment)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import deaths, preflight, worker
+from slowfast_ray.running import deaths, preflight, search_space, worker
 from slowfast_ray.running.jobs import Job
 from slowfast_ray.running.records import Records
 from slowfast_ray.running.study import StorageError, Study, Suggestion, Told
@@ -127,6 +127,9 @@ class SearchBoard:
     def _begin(self, suggestion: Suggestion) -> Job | None:
         """The job of a suggestion; None where nothing can be trained so."""
         trial, refusal = self._open(suggestion.number, suggestion.sample)
+        if suggestion.error:
+            self._fail(trial, "failed", suggestion.error)
+            return None
         if refusal:
             self._fail(trial, "infeasible", refusal)
             return None
@@ -137,6 +140,7 @@ class SearchBoard:
         """The trial of a sample, and why it cannot be trained; empty where it can."""
         experiment, tags, refusal = self._ready.experiment, {}, ""
         try:
+            search_space.check_names(sample, experiment)
             experiment = experiment.override(sample)
             preflight.check_against(experiment, dataset.load(experiment.data))
             tags = self._ready.tags_of_trial(experiment)

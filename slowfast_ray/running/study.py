@@ -54,6 +54,8 @@ class Suggestion:
     """In the study, the trial's folder and MLflow."""
     sample: dict[str, Any]
     """Dotted names of fields with their values."""
+    error: str = ""
+    """Why the space gave no sample; empty where it did."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class Told:
     """Of the objectives, at its end; empty where it has none."""
     curve: dict[int, float]
     """Of a single objective, by epoch."""
+
+
+def plain(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample as JSON holds it; numpy's numbers become plain ones. Raises TypeError for what cannot be written."""
+    found = {name: value.item() if hasattr(value, "item") else value for name, value in sample.items()}
+    json.dumps(found)
+    return found
 
 
 def suggests(distributions: Distributions, constants: Mapping[str, Any] = {}) -> Suggest:
@@ -148,7 +157,7 @@ class Study:
         trial = self.optuna.ask()
         assert trial.number == number, "one process writes"
         self._running[number] = trial
-        return Suggestion(number, self._sample_of(trial))
+        return self._suggested(trial)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Notes the value of an epoch; gives whether the trial shall be stopped. An epoch that is known stays as it is.
@@ -190,10 +199,14 @@ class Study:
         return [self._told(each) for each in found if _FROM not in each.user_attrs]
 
     def begin_with(self, source: str, trials: list[FrozenTrial]) -> None:
-        """Adds what another search has found, before the first trial of this one; `source` is its name."""
-        waiting = self.optuna.get_trials(deepcopy=True, states=[TrialState.WAITING])
-        assert len(waiting) == len(self.optuna.get_trials(deepcopy=False)), "a warm start comes before all trials"
-        for each in trials:
+        """Adds what another search has found, before the first trial of this one; `source` is its name. After a kill in
+        the middle, it adds the rest.
+        """
+        every = self.optuna.get_trials(deepcopy=False)
+        known = [each for each in every if _FROM in each.user_attrs]
+        if len(every) > len(known) + 1:  # with the first, which waits, there is more: the search has begun
+            return
+        for each in trials[len(known) :]:
             each.set_user_attr(_FROM, source)
             self.optuna.add_trial(each)
 
@@ -208,14 +221,19 @@ class Study:
         beside.add_trials(self.optuna.get_trials(deepcopy=False)[: frozen.number])
         beside.enqueue_trial(frozen.system_attrs.get("fixed_params", {}))
         trial = beside.ask()
-        self._suggest(trial)
+        self._suggested(trial)
         self.optuna.sampler = PartialFixedSampler(trial.params, RandomSampler())
-        return Suggestion(frozen.number, self._sample_of(self._trial(frozen.number)))
+        return self._suggested(self._trial(frozen.number))
 
-    def _sample_of(self, trial: optuna.Trial) -> dict[str, Any]:
-        sample = self._suggest(trial)
+    def _suggested(self, trial: optuna.Trial) -> Suggestion:
+        try:
+            sample = plain(self._suggest(trial))
+        except StorageError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            return Suggestion(trial.number, {}, f"the search space raised {type(error).__name__}: {error}")
         trial.set_user_attr(_SAMPLE, json.dumps(sample))
-        return sample
+        return Suggestion(trial.number, sample)
 
     def _trial(self, number: int) -> optuna.Trial:
         if number not in self._running:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
@@ -57,6 +58,11 @@ def resolve_uri(uri: str | None) -> str:
     prefix = "sqlite:///"
     if uri.startswith(prefix):
         return prefix + os.fspath(Path(uri.removeprefix(prefix)).expanduser().absolute())
+    if urlsplit(uri).password:
+        raise ValueError(
+            "`run.tracking_uri` holds a password, which would be written beside every checkpoint; take it out, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     if "://" not in uri:
         raise ValueError(
             f"`run.tracking_uri` (={uri}) must be a URI; for a file try sqlite:///{uri.rstrip('/')}/mlflow.db, for a "

@@ -121,7 +121,7 @@ def trial_name(number: int) -> str:
 
 def describe(sample: Mapping[str, Any]) -> str:
     """A sample in a few words: `lr=0.012 batch_size=8`."""
-    return " ".join(f"{name.split('.')[1]}={describe_value(value)}" for name, value in sample.items())
+    return " ".join(f"{name.rsplit('.', 1)[-1]}={describe_value(value)}" for name, value in sample.items())
 
 
 def describe_value(value: object) -> str:

@@ -1,13 +1,16 @@
 """The finalists of a search, trained again with other seeds and on all folds: who wins is decided by these alone."""
 
 import itertools
+import math
+import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import worker
+from slowfast_ray.running import begun, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
@@ -21,8 +24,6 @@ REFERENCE = 0
 """The number of the trial that is the experiment itself."""
 FINALISTS = "finalists.md"
 """In a search's folder, and in MLflow: the table of its finalists."""
-WINNER = "winner"
-"""The folder of the winner's training on all samples."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def planned(ready: Ready, finalists: list[Trial], config: SearchConfig) -> list[
     """Every finalist with every seed on every fold, with seeds that the search has not used: one finalist's runs after
     all others', so that what is cut short still compares them.
     """
-    search_seed = ready.experiment.run.seed
-    seeds, folds = range(search_seed + 1, search_seed + 1 + num_seeds(ready, config)), range(num_folds(ready))
+    seeds = [(ready.experiment.run.seed + 1 + each) % 2**32 for each in range(num_seeds(ready, config))]
+    folds = range(num_folds(ready))
     return [
         FinalistRun(
             f"finalist-{trial.number:03d}-seed-{seed}-fold-{fold}",
@@ -83,6 +84,8 @@ class FinalistBoard:
         self.halted = ""
         """Why they cannot go on; empty where they can."""
         self._records = records
+        # A checkpoint to take away is kept of each finalist: any of them may win, now or after more runs.
+        self._kept = {run.name for run in runs if run == _kept_of(records.ready, runs, run.number)}
         self._waiting = deque(each for each in runs if not self._is_done(each))
 
     def is_over(self) -> bool:
@@ -95,6 +98,10 @@ class FinalistBoard:
             return None
         run = self._waiting.popleft()
         self._open(run)
+        folder = self._records.ready.folder / run.name
+        folder.mkdir(exist_ok=True)
+        # Other samples than the search's: whoever evaluates its checkpoint must know.
+        (folder / begun.MEMBERS).write_text(dataset.load(run.experiment.data).members_json(), encoding="utf-8")
         self._show()
         return Job(run.name, run.experiment)
 
@@ -110,6 +117,8 @@ class FinalistBoard:
         if verdict == "halt":
             self.halted = reason
         self._records.end(trial, "finished" if trial.is_finished else "failed" if verdict else "stopped", reason)
+        if trial.is_finished and name not in self._kept:
+            checkpoint.strip(self._records.ready.folder / name)
         self._show()
 
     def died(self, name: str, error: str) -> None:
@@ -123,8 +132,15 @@ class FinalistBoard:
 
     def _is_done(self, run: FinalistRun) -> bool:
         """Whether an earlier start has finished a run, which is then known."""
-        newest = checkpoint.newest(self._records.ready.folder / run.name)
-        if newest is None or not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
+        folder = self._records.ready.folder / run.name
+        newest = checkpoint.newest(folder)
+        if newest is None:
+            return False
+        if not _is_of(newest, run.experiment):
+            self._records.view.say(f"{run.name} was trained as another experiment; it is trained anew.")
+            shutil.rmtree(folder)
+            return False
+        if not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
             return False
         trial = self._open(run)
         self._records.catch_up(trial)
@@ -132,7 +148,7 @@ class FinalistBoard:
         return True
 
     def _open(self, run: FinalistRun) -> Trial:
-        tags = {"slowfast_ray.finalist": str(run.number)}
+        tags = {"slowfast_ray.finalist": str(run.number), **self._records.ready.tags_of_trial(run.experiment)}
         title = f"seed={run.seed} fold={run.fold} {describe(run.sample)}"
         return self._records.open(run.name, run.number, title, run.experiment, run.sample, tags)
 
@@ -163,7 +179,10 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
         return None, ""
     k = min(config.finalists, len(finished))
     chosen = choose([_candidate(ready, trial) for trial in finished], k, config.metric, ready.data.val.blocks_S)
-    runners = [trial for trial in trials if trial.number in {REFERENCE, *chosen.numbers}]
+    has_reference = trials[0].number == REFERENCE and trials[0].state in ("finished", "pruned")
+    runners = [
+        trial for trial in trials if trial.number in chosen.numbers or (has_reference and trial.number == REFERENCE)
+    ]
     runs = planned(ready, runners, config)
     halted = _train(records, runs, slots, verbose=verbose)
     values = {trial.name: trial.value for trial in records.trials if trial.state == "finished"}
@@ -173,7 +192,7 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
         tuple(
             Finalist(
                 trial.number,
-                trial.value,
+                trial.value if trial.state == "finished" else math.nan,
                 {
                     (run.seed, run.fold): values[run.name]
                     for run in runs
@@ -185,18 +204,17 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
         ),
         config.metric,
         ready.experiment.data.fold,
+        REFERENCE if has_reference else None,
     )
     (ready.folder / FINALISTS).write_text(report.to_markdown(), encoding="utf-8")
     best = next(trial for trial in runners if trial.number == report.winner().number)
-    own = [run for run in runs if run.number == best.number and run.name in values]
-    kept = min(own, key=lambda run: (run.fold != ready.experiment.data.fold, run.seed))
-    for run in runs:
-        if run != kept and run.name in values:
-            checkpoint.strip(ready.folder / run.name)
+    kept = _kept_of(ready, runs, best.number)
     if config.train_winner:
-        kept = FinalistRun(WINNER, best.number, kept.seed, 0, _on_all_samples(best.experiment), best.sample)
+        name = f"winner-{best.number:03d}-seed-{kept.seed}"
+        kept = FinalistRun(name, best.number, kept.seed, 0, _on_all_samples(best.experiment, kept.seed), best.sample)
         halted = _train(records, [kept], slots, verbose=verbose)
-    return Decision(report, chosen.num_tied_left_out, checkpoint.newest(ready.folder / kept.name)), halted
+    newest = checkpoint.newest(ready.folder / kept.name)
+    return Decision(report, chosen.num_tied_left_out, newest), halted
 
 
 def _train(records: Records, runs: list[FinalistRun], slots: Slots, *, verbose: bool) -> str:
@@ -215,5 +233,18 @@ def _candidate(ready: Ready, trial: Trial) -> Candidate:
     return Candidate(trial.number, trial.value, predictions if is_single else None)
 
 
-def _on_all_samples(experiment: Experiment) -> Experiment:
-    return experiment.override({"data.split": "all", "data.fold": 0, "data.purge_window": None})
+def _kept_of(ready: Ready, runs: list[FinalistRun], number: int) -> FinalistRun:
+    """The run of a finalist whose checkpoint is kept: its first new seed, on the search's own fold."""
+    own = [run for run in runs if run.number == number]
+    return min(own, key=lambda run: (run.fold != ready.experiment.data.fold, run.seed))
+
+
+def _is_of(newest: Path, experiment: Experiment) -> bool:
+    """Whether a checkpoint was trained as `experiment`; where, and with how many clips at once, may differ."""
+    saved = Experiment.from_json((newest / begun.BEGUN_AS).read_text(encoding="utf-8")).flatten()
+    free = ("run.storage", "run.tracking_uri", "run.num_workers", "learning.micro_batch")
+    return all(saved[name] == value for name, value in experiment.flatten().items() if name not in free)
+
+
+def _on_all_samples(experiment: Experiment, seed: int) -> Experiment:
+    return experiment.override({"run.seed": seed, "data.split": "all", "data.fold": 0, "data.purge_window": None})

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.running import preflight, tracking, tuner
+from slowfast_ray.running import begun, preflight, tracking, tuner
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.search_space import Space
 
@@ -266,6 +266,22 @@ def test_a_deleted_mlflow_experiment(tiny: Experiment) -> None:
     client.delete_experiment(found.experiment_id)
     with pytest.raises(ValueError, match="was deleted"):
         preflight.check(tiny, name="one", objective="val/top1")
+
+
+def test_a_search_whose_study_is_gone_does_not_go_on(tiny: Experiment, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "search"
+    (folder / "trial-000").mkdir(parents=True)
+    for name in (begun.BEGUN_AS, begun.SEARCH, begun.STUDY):
+        (folder / name).touch()
+    space = {"learning.lr": tune.loguniform(0.01, 0.1)}
+    with pytest.raises(ValueError, match="gone or empty"):
+        tuner.check(tiny, space, SearchConfig(), name="search", resume=True)
+
+
+def test_a_password_is_not_written_beside_every_checkpoint() -> None:
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        tracking.resolve_uri("http://me:secret@host:5000")
+    assert "secret" not in str(refused.value)
 
 
 def test_two_runs_of_one_name_at_once(tiny: Experiment) -> None:

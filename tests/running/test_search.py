@@ -13,7 +13,7 @@ from ray.util.placement_group import placement_group_table
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import tracking, tuner
+from slowfast_ray.running import begun, tracking, tuner
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.tuner import SearchResult
 from tests.running.conftest import runs_in
@@ -188,7 +188,13 @@ def test_finalists_are_trained_again_and_the_winner_on_everything(tiny: Experime
     assert result.best is not None
     assert result.best.number == report.winner().number
     assert result.checkpoint is not None
-    assert result.checkpoint.parent.name == "winner"
+    assert result.checkpoint.parent.name == f"winner-{result.best.number:03d}-seed-1"
+    assert (result.checkpoint / "weights.safetensors").exists()
+    folder = result.checkpoint.parent.parent
+    kept = {each.parent.parent.name for each in folder.glob("finalist-*/epoch-*/weights.safetensors")}
+    assert kept == {f"finalist-{each.number:03d}-seed-1-fold-0" for each in report.finalists}, "any may win later"
+    fingerprints = [begun.split_fingerprint(folder / f"finalist-000-seed-1-fold-{fold}") for fold in (0, 1)]
+    assert fingerprints[0] == begun.split_fingerprint(folder / "trial-000") != fingerprints[1]
     assert json.loads((result.checkpoint / "experiment.json").read_text())["data.split"] == "all"
     artifacts = MlflowClient(result.tracking_uri).list_artifacts(result.run_id)
     assert "finalists.md" in {file.path for file in artifacts}

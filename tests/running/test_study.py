@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -88,13 +89,13 @@ def test_what_ran_at_a_kill_is_unfinished_under_its_own_number(tmp_path: Path) -
 
 
 def test_a_trial_that_was_killed_while_it_was_drawn_is_drawn_as_it_would_have_been(tmp_path: Path) -> None:
-    class KilledError(Exception):
+    class Killed(BaseException):
         pass
 
     def dies_midway(trial: optuna.Trial) -> dict[str, Any]:
         trial.suggest_float("learning.lr", 1e-3, 1.0, log=True)
         if trial.number == 2:
-            raise KilledError
+            raise Killed
         return whole(trial)
 
     whole = study.suggests(DISTRIBUTIONS)
@@ -102,7 +103,7 @@ def test_a_trial_that_was_killed_while_it_was_drawn_is_drawn_as_it_would_have_be
     samples = [expected.ask().sample for _ in range(4)]
     killed = opened(tmp_path / "study.db", suggest=dies_midway)
     assert [killed.ask().sample for _ in range(2)] == samples[:2]
-    with pytest.raises(KilledError):
+    with pytest.raises(Killed):
         killed.ask()
     resumed = opened(tmp_path / "study.db", suggest=whole)
     assert [each.sample for each in resumed.unfinished()] == samples[:3]
@@ -187,3 +188,39 @@ def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
     lost.optuna._storage.remove_session()
     with pytest.raises(study.StorageError):
         lost.report(0, 1, 0.5)
+
+
+def test_a_space_that_raises_for_a_trial_fails_that_trial_alone() -> None:
+    def odd(trial: optuna.Trial) -> dict[str, Any]:
+        sample = {"learning.lr": trial.suggest_float("learning.lr", 1e-3, 1.0)}
+        return sample if trial.number != 1 else {"learning.lr": 1 / 0}
+
+    several = opened(suggest=odd)
+    asked = [several.ask() for _ in range(3)]
+    assert [bool(each.error) for each in asked] == [False, True, False]
+    assert "ZeroDivisionError" in asked[1].error
+    several.tell(1, "failed", reason=asked[1].error)
+    assert [trial.ending for trial in several.trials()] == [None, "failed", None]
+
+
+def test_numbers_of_numpy_become_plain_and_what_json_cannot_hold_is_an_error() -> None:
+    assert opened(suggest=lambda trial: {"data.clip_len": np.int64(16)}).ask().sample == {"data.clip_len": 16}
+    assert "TypeError" in opened(suggest=lambda trial: {"data.clip_len": {1, 2}}).ask().error
+
+
+def test_a_warm_start_that_was_killed_in_the_middle_is_completed(tmp_path: Path) -> None:
+    earlier = [
+        optuna.trial.create_trial(
+            params={"learning.lr": lr, "data.clip_len": 16, "learning.num_epochs": 3},
+            distributions=dict(DISTRIBUTIONS),
+            value=lr,
+        )
+        for lr in (0.1, 0.2, 0.3)
+    ]
+    opened(tmp_path / "study.db").begin_with("earlier", earlier[:2])
+    resumed = opened(tmp_path / "study.db")
+    resumed.begin_with("earlier", earlier)
+    assert [trial.value for trial in resumed.optuna.trials[1:]] == [0.1, 0.2, 0.3]
+    assert [resumed.ask().number, resumed.ask().number] == [0, 4]
+    resumed.begin_with("earlier", earlier)
+    assert len(resumed.optuna.trials) == 5
