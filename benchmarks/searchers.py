@@ -59,7 +59,7 @@ from searchers_replay import (
 from trainings import machine
 
 from slowfast_ray.learning import counts
-from slowfast_ray.running import search_rules, study
+from slowfast_ray.running import search_rules, suggesting
 
 COSTS = (10, 20, 40)
 
@@ -99,7 +99,7 @@ def ordered(trial: Any) -> dict[str, Any]:
 
 
 Replay = Callable[[Curves, int], Replayed]
-SAMPLERS: dict[str, study.SamplerName] = {"random": "random", "TPE": "tpe"}
+SAMPLERS: dict[str, suggesting.SamplerName] = {"random": "random", "TPE": "tpe"}
 SHIPPED, STOCK, BASE = "what ships: TPE, rungs, default first", "Ray: OptunaSearch, ASHAScheduler", "random"
 STRATEGIES: dict[str, Replay] = {
     BASE: Strategy("random", None, {}).replay,

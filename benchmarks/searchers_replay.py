@@ -2,7 +2,7 @@
 
 A search draws from search_spaces/thermal.py as it ships, and a learning rate is answered by the nearest recorded one.
 One trial runs at a time; an epoch costs the median seconds of the epochs with its batch and clip length. The searches
-of this package are driven through the code that ships: study.Study, study.sampler, search_rules.pruner.
+of this package are driven through the code that ships: study.Study, suggesting.sampler, search_rules.pruner.
 """
 
 import math
@@ -22,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 from search_spaces.thermal import THERMAL
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import counts
-from slowfast_ray.running import pruning, search_rules, search_space, study
+from slowfast_ray.running import pruning, search_rules, search_space, study, suggesting
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.pruning import Pruner
 
@@ -156,18 +156,18 @@ def rungs_from(first: int, reduction: float) -> Callable[[int], Pruner]:
 class Strategy:
     """A way to search with this package's own parts."""
 
-    sampler: study.SamplerName
+    sampler: suggesting.SamplerName
     pruner: Callable[[int], Pruner | None] | None
     """Of trials of so many epochs. None: nothing is pruned."""
     first: Mapping[str, Any]
-    suggest: study.Suggest = SPACE.suggest
+    suggest: suggesting.Suggest = SPACE.suggest
 
     def replay(self, curves: Curves, seed: int) -> Replayed:
         """One search."""
         trials = study.Study(
             self.suggest,
             higher_is_better=(True,),
-            sampler=partial(study.sampler, self.sampler),
+            sampler=partial(suggesting.sampler, self.sampler),
             pruner=None if self.pruner is None else self.pruner(curves.num_epochs),
             seed=seed,
             first=self.first,
@@ -193,7 +193,7 @@ def replay_with_foresight(curves: Curves, seed: int) -> Replayed:
     trials = study.Study(
         SPACE.suggest,
         higher_is_better=(True,),
-        sampler=partial(study.sampler, "random"),
+        sampler=partial(suggesting.sampler, "random"),
         pruner=None,
         seed=seed,
         first={},

@@ -46,6 +46,7 @@ DOORS = {
     "jinja2": {"slowfast_ray/running/audit_page.py"},
     "optuna": {
         "slowfast_ray/running/study.py",
+        "slowfast_ray/running/suggesting.py",
         "slowfast_ray/running/pruning.py",
         "slowfast_ray/running/search",
     },

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from slowfast_ray.running import begun, study
+from slowfast_ray.running import begun, suggesting
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.search_space import Drawable
@@ -55,7 +55,7 @@ def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: b
     if not changed:
         return
     told = f"The search in {ready.folder} began otherwise: {', '.join(changed)}"
-    if study.cannot_become(before["space"]["drawn"], now["space"]["drawn"]) or len(changed) > len(in_space):
+    if suggesting.cannot_become(before["space"]["drawn"], now["space"]["drawn"]) or len(changed) > len(in_space):
         raise ValueError(
             f"{told}; a study cannot take over another list of choices, another kind of range, or another objective. "
             f"Give it what it began with, or begin a new search with --search.warm-start {ready.name}: it knows the "

@@ -4,7 +4,7 @@ import functools
 import math
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import begun, pruning, search_space, search_start, study
+from slowfast_ray.running import begun, pruning, search_space, search_start, suggesting
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.objectives import HIGHER_IS_BETTER
 from slowfast_ray.running.preflight import Ready, RefusedError
@@ -20,7 +20,7 @@ def open_study(ready: Ready, space: Drawable, config: SearchConfig) -> Study:
         trials = Study(
             space.suggest,
             higher_is_better=tuple(HIGHER_IS_BETTER[name] for name in config.names),
-            sampler=functools.partial(study.sampler, config.sampler),
+            sampler=functools.partial(suggesting.sampler, config.sampler),
             pruner=pruner(ready.experiment, space, config),
             seed=ready.experiment.run.seed,
             first=search_space.first_of(space, ready.experiment),

@@ -20,8 +20,8 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer
 from slowfast_ray.data import dataset
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import preflight, study
-from slowfast_ray.running.study import Distributions, Suggest
+from slowfast_ray.running import preflight, suggesting
+from slowfast_ray.running.suggesting import Distributions, Suggest
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ def drawable(space: Space) -> Drawable:
         if not domains:
             raise ValueError("The search space is empty; give at least one field a domain, such as tune.loguniform.")
         try:
-            constants = study.plain(constants)
-            _ = [study.plain(dict.fromkeys([name], each)) for name, values in edges.items() for each in values]
+            constants = suggesting.plain(constants)
+            _ = [suggesting.plain(dict.fromkeys([name], each)) for name, values in edges.items() for each in values]
         except TypeError as error:
             raise ValueError(f"The search space holds what no flag could say: {error}.") from error
-        suggest = study.suggests(_converted(domains), constants)
+        suggest = suggesting.suggests(_converted(domains), constants)
         return Drawable(suggest, _converted(domains), tuple(_corners(edges)), is_listed=True)
     trials = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     samples, distributions = [], {}
@@ -86,7 +86,7 @@ def drawable(space: Space) -> Drawable:
         trial = trials.ask()
         try:
             sample = space(trial)
-            samples.append(study.plain(sample) if isinstance(sample, Mapping) else sample)
+            samples.append(suggesting.plain(sample) if isinstance(sample, Mapping) else sample)
         except Exception as error:  # whatever a user's function raises
             raise ValueError(f"The search space's function raised {type(error).__name__}: {error}") from error
         if not isinstance(samples[-1], dict):

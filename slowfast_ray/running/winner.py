@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,15 +131,8 @@ class FinalistBoard:
 
     def _is_done(self, run: FinalistRun) -> bool:
         """Whether an earlier start has finished a run, which is then known."""
-        folder = self._records.ready.folder / run.name
-        newest = checkpoint.newest(folder)
-        if newest is None:
-            return False
-        if not _is_of(newest, run.experiment):
-            self._records.view.say(f"{run.name} was trained as another experiment; it is trained anew.")
-            shutil.rmtree(folder)
-            return False
-        if not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
+        newest = checkpoint.newest(self._records.ready.folder / run.name)
+        if newest is None or not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
             return False
         trial = self._open(run)
         self._records.catch_up(trial)
@@ -219,6 +211,10 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
 
 def _train(records: Records, runs: list[FinalistRun], slots: Slots, *, verbose: bool) -> str:
     """Trains what is missing; gives why not all have ended, empty where they have."""
+    for run in runs:
+        newest = checkpoint.newest(records.ready.folder / run.name)
+        if newest is not None and not _is_of(newest, run.experiment):
+            return f"{newest.parent} was trained as another experiment; move it away, or search under another name"
     board = FinalistBoard(records, runs)
     records.train(board, slots, verbose=verbose)
     ended = {trial.name for trial in records.trials if trial.state not in (None, "stopped")}

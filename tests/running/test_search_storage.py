@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import pruning, study, tuner
+from slowfast_ray.running import pruning, study, suggesting, tuner
 from slowfast_ray.running.config import SearchConfig
 
 OUTAGE_SECONDS = 120
@@ -64,7 +64,7 @@ def test_optuna_dashboard_lists_the_trials_of_a_study(tmp_path: Path) -> None:
     trials = study.Study(
         lambda trial: {"learning.lr": trial.suggest_float("learning.lr", 0.01, 0.1)},
         higher_is_better=(True,),
-        sampler=lambda seed: study.sampler("tpe", seed),
+        sampler=lambda seed: suggesting.sampler("tpe", seed),
         pruner=pruning.Rungs([2], 3),
         seed=0,
         first={"learning.lr": 0.1},

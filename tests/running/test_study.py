@@ -12,8 +12,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from slowfast_ray.running import pruning, study
-from slowfast_ray.running.study import SamplerName, Study, Suggestion
+from slowfast_ray.running import pruning, study, suggesting
+from slowfast_ray.running.study import Study, Suggestion
+from slowfast_ray.running.suggesting import SamplerName
 
 DISTRIBUTIONS = {
     "learning.lr": FloatDistribution(1e-3, 1.0, log=True),
@@ -30,12 +31,12 @@ def opened(
     higher_is_better: tuple[bool, ...] = (True,),
     sampler: SamplerName = "tpe",
     pruner: pruning.Pruner | None = None,
-    suggest: study.Suggest | None = None,
+    suggest: suggesting.Suggest | None = None,
 ) -> Study:
     return Study(
-        suggest or study.suggests(DISTRIBUTIONS, {"learning.momentum": 0.8}),
+        suggest or suggesting.suggests(DISTRIBUTIONS, {"learning.momentum": 0.8}),
         higher_is_better=higher_is_better,
-        sampler=functools.partial(study.sampler, sampler),
+        sampler=functools.partial(suggesting.sampler, sampler),
         pruner=pruner,
         seed=seed,
         first=FIRST,
@@ -98,7 +99,7 @@ def test_a_trial_that_was_killed_while_it_was_drawn_is_drawn_as_it_would_have_be
             raise Killed
         return whole(trial)
 
-    whole = study.suggests(DISTRIBUTIONS)
+    whole = suggesting.suggests(DISTRIBUTIONS)
     expected = opened(suggest=whole)
     samples = [expected.ask().sample for _ in range(4)]
     killed = opened(tmp_path / "study.db", suggest=dies_midway)
