@@ -84,6 +84,7 @@ def run(
     if num_workers > 1:
         # The workers hold the CPUs and GPUs; their driver needs none, but Tune refuses a trial that asks for nothing.
         resources = {"CPU": 0, "node:__internal_head__": 0.001}
+    watcher = _Watcher(board)
     with tempfile.TemporaryDirectory(prefix="slowfast-ray-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(
             tune.with_resources(_trainable(folder, objective, slots), resources),
@@ -99,12 +100,13 @@ def run(
             run_config=tune.RunConfig(
                 name="ray_tune",
                 storage_path=scratch,
-                callbacks=[_Watcher(board)],
+                callbacks=[watcher],
                 stop=_Halt(board),
                 failure_config=tune.FailureConfig(max_failures=max_failures),
                 verbose=1 if verbose else 0,
             ),
         ).fit()
+    watcher.free_the_rest()
 
 
 def _trainable(folder: Path, objective: str, slots: Slots) -> Callable[[dict[str, Any]], None]:
@@ -200,12 +202,19 @@ class _Watcher(_InDriver, tune.Callback):
         # The same dict is handed to the process that tries again.
         trial.config[EXPERIMENT] = self._board.retried(trial.config[NAME], _error_of(trial)).flatten()
 
-    def on_step_end(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Frees what stopped worker groups still hold: without the dashboard Ray Train never does."""
-        now = time.monotonic()
-        for ended, held in [each for each in self._to_free if now - each[0] > SECONDS_UNTIL_FREED]:
+        while self._to_free and time.monotonic() - self._to_free[0][0] > SECONDS_UNTIL_FREED:
+            _, held = self._to_free.pop(0)
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(held)))
-            self._to_free.remove((ended, held))
+
+    def free_the_rest(self) -> None:
+        """After the last step: whatever runs next on this Ray needs what the last ones held."""
+        self._to_free += [(time.monotonic(), held) for held in self._groups.values()]
+        self._groups.clear()
+        while self._to_free:
+            time.sleep(0.1)
+            self.on_step_end(0, [])
 
     def _free(self, trial: TuneTrial) -> None:
         held = self._groups.pop(trial.trial_id, None)
