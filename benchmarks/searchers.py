@@ -21,7 +21,7 @@ among themselves, nor show what rungs or a sampler gain where classes are learne
 longer trainings.
 
 Run       python benchmarks/searchers.py
-Cost      2 minutes on one CPU thread
+Cost      2 to 4 minutes on one CPU thread
 Expected  benchmarks/results/searchers_*.txt
 """
 
