@@ -55,7 +55,7 @@ def test_tune_thermal(tiny: Experiment, tmp_path: Path, own_ray_folder: Path, nu
     flags = (*flags_of(experiment), "--search.num-trials", "2", "--name", "two")
     shown = run("tune_thermal", *flags, folder=tmp_path, ray_folder=own_ray_folder)
     assert "2 trials in" in shown
-    assert "To beat without a network, val/top1: majority" in shown
+    assert "To beat without a network, val/mean_class: majority" in shown
     assert "; lift " in shown
     assert "Train it again:" in shown
     assert experiment.run.tracking_uri is not None
