@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,7 @@ from PIL import Image
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.running import audit_page, audit_pictures, auditing
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)> $\\frac{$ &amp; "\'日本'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Opened:

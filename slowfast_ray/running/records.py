@@ -83,12 +83,6 @@ class Records:
         if reason:
             self.view.say(f"{trial.name} {state}: {reason}")
 
-    def fail(self, name: str, error: str) -> State:
-        """A training died for good; gives as what."""
-        ending = deaths.ending_of(error)
-        self.end(self._trials[name], ending, deaths.reason_of(error))
-        return ending
-
     def train(self, board: Board, slots: Slots, *, verbose: bool) -> None:
         """Runs the jobs of `board`, which records them here; however that ends, all of them are closed."""
         try:

@@ -31,7 +31,7 @@ def open_study(ready: Ready, space: Drawable, config: SearchConfig) -> Study:
         raise RefusedError(
             f"{path} is no study, or a damaged one ({reason}); restore it, or search again under another name."
         ) from error
-    if config.warm_start is not None:
+    if config.warm_start is not None and not trials.has_begun:
         trials.begin_with(config.warm_start, search_start.trials(ready, space, config))
     return trials
 

@@ -78,7 +78,7 @@ class Study:
         """Opens the study at `path`, or begins one there; `first` are the parameters of the first trial, as far as they
         are known. `sampler` makes a sampler from a seed; there is one for each trial.
         """
-        self._suggest, self._sampler, self._seed, self._pruner = suggest, sampler, seed, pruner
+        self._suggest, self._sampler, self._seed = suggest, sampler, seed
         storage = None if path is None else f"sqlite:///{path}"
         self.optuna = optuna.create_study(
             storage=storage,
@@ -92,6 +92,11 @@ class Study:
         self._running: dict[int, optuna.Trial] = {}
         if not self.optuna.get_trials(deepcopy=False):
             self.optuna.enqueue_trial(dict(first))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first trial no longer waits."""
+        return self.optuna.get_trials(deepcopy=False)[0].state != TrialState.WAITING
 
     def unfinished(self) -> list[Suggestion]:
         """Trials that began and have not ended: after a restart, those that ran when it stopped."""
@@ -151,10 +156,9 @@ class Study:
         """Adds what another search has found, before the first trial of this one; `source` is its name. After a kill in
         the middle, it adds the rest.
         """
-        every = self.optuna.get_trials(deepcopy=False)
-        known = [each for each in every if _FROM in each.user_attrs]
-        if len(every) > len(known) + 1:  # with the first, which waits, there is more: the search has begun
+        if self.has_begun:
             return
+        known = [each for each in self.optuna.get_trials(deepcopy=False) if _FROM in each.user_attrs]
         for each in trials[len(known) :]:
             each.set_user_attr(_FROM, source)
             self.optuna.add_trial(each)

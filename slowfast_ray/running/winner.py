@@ -9,7 +9,7 @@ from pathlib import Path
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, worker
+from slowfast_ray.running import begun, deaths, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
@@ -122,7 +122,7 @@ class FinalistBoard:
 
     def died(self, name: str, error: str) -> None:
         """It raised, or its process died, too often."""
-        self._records.fail(name, error)
+        self._records.end(self._records[name], deaths.ending_of(error), deaths.reason_of(error))
         self._show()
 
     def retried(self, name: str, error: str) -> Experiment:

@@ -7,7 +7,7 @@ import math
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from slowfast_ray.running.search_charts_facts import ENDINGS
 from slowfast_ray.running.search_fields import short_names
 from slowfast_ray.running.search_pictures import Line
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)> $x$ %{y} &amp; "\'日本'
 SINGLE = ["history", "importance", "slice", "parallel", "curves", "cost"]
 MIXED = ["finished", "finished", "pruned", "finished", "failed", "infeasible", "stopped", "finished"]
@@ -258,17 +257,6 @@ def test_names_are_escaped(evil: Path) -> None:
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?(https?:)?//", page)
     assert not re.search(r"<script[^>]*\ssrc", page)
     assert page.count("default-src 'none'") == 1
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def test_the_page_is_interactive_without_a_network_and_names_do_nothing(evil: Path, browser: Any) -> None:
