@@ -1,13 +1,16 @@
 """How do all configurations of a small search space learn, epoch by epoch? The table that searchers.py replays.
 
-Trains a full grid over the thermal search space (4 learning rates x 3 batches x 3 clip lengths x 3 intervals, 108
-configurations), on whole frames or person crops of one fold of the purged split, with the window of the widest clip, so
-that all of them train and validate on the same samples: as a search would, without pruning anything. Everything else is
-the laptop preset. Runs that are done lie in --out and are not repeated, nor are those that --table has already; what
-was interrupted goes on, and Ctrl-C leaves a table of what is done.
+Trains a full grid, on whole frames or person crops of one fold of the purged split, with the window of the widest clip,
+so that all of them train and validate on the same samples: as a search would, without pruning anything. Everything else
+is the laptop preset. The grid is the thermal search space (4 learning rates x 3 batches x 3 clip lengths x 3 intervals,
+108 configurations); or, with --wide, one whose learning rates span three and a half decades, as those search who know
+nothing yet (8 x 3 x 2 x 2, 96 configurations). Runs that are done lie in --out and are not repeated, nor are those that
+--table has already; what was interrupted goes on, and Ctrl-C leaves a table of what is done.
 
 Run       python benchmarks/curves.py --root PATH --out FOLDER --table benchmarks/results/curves_DATE.csv
-Cost      50 minutes on two CPU threads (AMD EPYC)
+          python benchmarks/curves.py --root PATH --out FOLDER --table benchmarks/results/curves_wide_DATE.csv \
+              --wide --persons
+Cost      50 minutes each on two CPU threads (AMD EPYC)
 Expected  benchmarks/results/curves_*.csv
 """
 
@@ -31,6 +34,13 @@ GRID: dict[str, list[Any]] = {
     "data.frame_interval": [1, 2, 3],
 }
 """search_spaces/thermal.py, with its range of learning rates at four points."""
+WIDE: dict[str, list[Any]] = {
+    "learning.lr": [float(f"{lr:.3g}") for lr in np.geomspace(1e-4, 1, 9)[:-1]],
+    "learning.batch_size": [4, 8, 16],
+    "data.clip_len": [16, 32],
+    "data.frame_interval": [1, 3],
+}
+"""The ends of the clips' ranges; learning rates from where little is learnt to below 1, where trainings diverge."""
 METRICS = (counts.VAL_MEAN_CLASS, counts.VAL_TOP1, counts.VAL_LOSS, counts.TRAIN_LOSS, counts.EPOCH_SECONDS)
 
 
@@ -50,6 +60,9 @@ class Flags:
     persons: bool = False
     """Person crops of 32 x 32 pixels instead of whole frames."""
 
+    wide: bool = False
+    """Learning rates of four decades and fewer clips."""
+
     num_epochs: int = 12
     """Of each configuration [epochs]."""
 
@@ -57,14 +70,14 @@ class Flags:
     """Trainings at once. None: one a core, or one on a GPU [count]."""
 
 
-def experiment_of(flags: Flags, sample: dict[str, Any]) -> Experiment:
+def experiment_of(flags: Flags, grid: dict[str, list[Any]], sample: dict[str, Any]) -> Experiment:
     """One configuration of the grid."""
     return LAPTOP.override(
         {
             "data.root": str(flags.root.absolute()),
             "data.split": "purged",
             "data.num_folds": NUM_FOLDS,
-            "data.purge_window": float(max(GRID["data.clip_len"]) * max(GRID["data.frame_interval"])),
+            "data.purge_window": float(max(grid["data.clip_len"]) * max(grid["data.frame_interval"])),
             "learning.num_epochs": flags.num_epochs,
             **(PERSON if flags.persons else {}),
             **sample,
@@ -76,11 +89,12 @@ def main() -> None:
     """Trains what is missing and writes the table."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     flags.out.mkdir(parents=True, exist_ok=True)
-    samples = [dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())]
+    grid = WIDE if flags.wide else GRID
+    samples = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     np.random.default_rng(0).shuffle(samples)  # what is slow is spread, so that the time left can be told
     known = _read(flags.table)
     runs = {
-        _name_of(sample): (experiment_of(flags, sample), flags.out / _name_of(sample))
+        _name_of(sample): (experiment_of(flags, grid, sample), flags.out / _name_of(sample))
         for sample in samples
         if _name_of(sample) not in known
     }

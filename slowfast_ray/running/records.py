@@ -79,7 +79,7 @@ class Records:
     def end(self, trial: Trial, state: State, reason: str = "") -> None:
         """A training ended."""
         trial.state, trial.reason = state, reason
-        self.tracker.end(trial.run, state, {"slowfast_ray.error": reason[:4000]} if reason else {})
+        self.tracker.end(trial.run, state, reason)
         if reason:
             self.view.say(f"{trial.name} {state}: {reason}")
 

@@ -30,7 +30,7 @@ def checkpoint_of(ready: Ready, trial: Trial) -> Path | None:
 def interval_of(ready: Ready, name: str, trial: Trial, value: float) -> Interval | None:
     """The interval of a trial's value, as wide as that of its newest epoch; None where the metric has none."""
     newest = checkpoint_of(ready, trial)
-    if newest is None or name == objectives.GPU_SECONDS:
+    if newest is None or not trial.has_value or name == objectives.GPU_SECONDS:
         return None
     return objectives.around(value, scores.of_checkpoint(trial.name, newest, ready.data).intervals.get(name))
 

@@ -36,6 +36,10 @@ class SearchBoard:
         known = study.trials()
         self._num_begun = len(known)
         self._waiting = deque(study.unfinished())
+        if self._num_begun > self._config.num_trials:
+            records.view.say(
+                f"`search.num_trials` (={self._config.num_trials}) has no effect: {self._num_begun} trials have begun."
+            )
         for told in known:
             if told.ending is not None:
                 self._recall(told)
@@ -152,8 +156,24 @@ class SearchBoard:
         """A trial that ended before this start; MLflow is told again, should it have missed something."""
         assert told.ending is not None
         trial, _ = self._open(told.number, told.sample)
-        self._records.catch_up(trial)
+        lost = self._lost(told, trial.name)
+        if lost:
+            self._records.view.say(f"{trial.name} cannot win any more: {lost}")
+        else:
+            self._records.catch_up(trial)
         self._records.end(trial, told.ending, told.reason)
+
+    def _lost(self, told: Told, name: str) -> str:
+        """Why what a trial measured cannot be read; empty where it can."""
+        folder = self._ready.folder / name
+        newest = checkpoint.newest(folder)
+        if newest is None:
+            return f"{folder} holds no checkpoint any more." if told.curve or told.values else ""
+        try:
+            checkpoint.read_predictions(newest)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def _fail(self, trial: Trial, ending: State, reason: str) -> None:
         try:

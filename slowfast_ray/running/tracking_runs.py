@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import tracking_store
 from slowfast_ray.running.tracking_queue import Queue
-from slowfast_ray.running.tracking_store import STATE, STATUS, STORAGE, RefusedError, State
+from slowfast_ray.running.tracking_store import ERROR, STATE, STATUS, STORAGE, RefusedError, State
 
 _EXPERIMENT = "experiment.json"
 
@@ -125,12 +125,12 @@ class Tracker:
         all_tags = [RunTag(key, value) for key, value in tags.items()]
         self._put(run, f"the tags {', '.join(tags)}", lambda run_id: self._client.log_batch(run_id, tags=all_tags))
 
-    def end(self, run: RunHandle, state: State, tags: Mapping[str, str] = {}) -> None:
-        """Closes a run with its honest state, and now as its end; one that ended so before, and got no points since,
-        keeps its end.
+    def end(self, run: RunHandle, state: State, reason: str = "") -> None:
+        """Closes a run with its honest state, the reason for it, and now as its end; one that ended so before, and got
+        no points since, keeps its end.
         """
         ended_ms = _now_ms()
-        self._put(run, f"the end ({state})", lambda run_id: self._end(run_id, run, state, tags, ended_ms))
+        self._put(run, f"the end ({state})", lambda run_id: self._end(run_id, run, state, reason, ended_ms))
 
     def _put(self, run: RunHandle, what: str, write: Callable[[str], object]) -> None:
         def write_to_run() -> None:
@@ -207,11 +207,14 @@ class Tracker:
             run.steps[key] = {point.step for point in history}
         return run.steps[key]
 
-    def _end(self, run_id: str, run: RunHandle, state: State, tags: Mapping[str, str], ended_ms: int) -> None:
+    def _end(self, run_id: str, run: RunHandle, state: State, reason: str, ended_ms: int) -> None:
         before = self._client.get_run(run_id)
         if before.info.end_time and before.data.tags.get(STATE) == state and not run.is_changed:
             ended_ms = before.info.end_time
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in {STATE: state, **tags}.items()])
+        tags = {STATE: state, **({ERROR: reason[:4000]} if reason else {})}
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        if not reason and ERROR in before.data.tags:  # of an earlier start, which this one has made good
+            self._client.delete_tag(run_id, ERROR)
         self._client.set_terminated(run_id, STATUS[state], ended_ms)
         run.is_changed = False
 

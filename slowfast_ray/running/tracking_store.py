@@ -11,6 +11,8 @@ from mlflow.exceptions import MlflowException
 
 STATE = "slowfast_ray.state"
 """Tag: a State. MLflow's own status knows no pruned and no infeasible."""
+ERROR = "slowfast_ray.error"
+"""Tag: why a run failed, is infeasible, or stopped; absent where it did not."""
 STORAGE = "slowfast_ray.folder"
 """Tag: the folder of a run; by it a run that was interrupted is found again."""
 

@@ -92,6 +92,15 @@ def test_a_new_run_in_a_folder_that_was_deleted_is_another_one(uri: str, tmp_pat
     assert Tracker(uri).open("one", LAPTOP, tmp_path / "one").id == second.id, "the newest"
 
 
+def test_the_reason_of_a_run_that_is_made_good_goes(uri: str, tmp_path: Path) -> None:
+    for state, reason in (("failed", "no memory"), ("finished", "")):
+        tracker = Tracker(uri)
+        tracker.end(tracker.open("first", LAPTOP, tmp_path / "first"), state, reason)
+        (run,) = runs_in(uri)
+        assert run.data.tags.get("slowfast_ray.error", "") == reason
+        assert run.data.tags[tracking.STATE] == state
+
+
 def test_told_again_by_a_later_process_a_complete_run_stays_as_it_is(uri: str, tmp_path: Path) -> None:
     history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
 
@@ -99,7 +108,7 @@ def test_told_again_by_a_later_process_a_complete_run_stays_as_it_is(uri: str, t
         tracker = Tracker(uri)
         opened = tracker.open("first", LAPTOP, tmp_path / "first")
         tracker.log_missing_epochs(opened, history)
-        tracker.end(opened, state, {"slowfast_ray.error": "why"})
+        tracker.end(opened, state, "why")
         time.sleep(0.01)
         (run,) = runs_in(uri)
         points = [MlflowClient(uri).get_metric_history(id_of(opened), name) for name in history[0]]
