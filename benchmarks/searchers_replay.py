@@ -1,14 +1,15 @@
 """A recorded grid of learning curves, and what searches over it would have done; searchers.py prints what they cost.
 
-A search draws from search_spaces/thermal.py as it ships, and a learning rate is answered by the nearest recorded one.
-One trial runs at a time; an epoch costs the median seconds of the epochs with its batch and clip length. The searches
-of this package are driven through the code that ships: study.Study, suggesting.sampler, search_rules.pruner.
+A search draws from the space that the grid spans: for curves_2026-11-25.csv search_spaces/thermal.py as it ships. A
+learning rate is answered by the nearest recorded one. The default is the laptop preset, or what the grid has next to
+it. One trial runs at a time; an epoch costs the median seconds of the epochs with its batch and clip length. The
+searches of this package are driven through the code that ships: study.Study, suggesting.sampler, search_rules.pruner.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,20 +17,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from curves import GRID
+from optuna.distributions import CategoricalDistribution
+from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from search_spaces.thermal import THERMAL
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.running import pruning, search_rules, search_space, study, suggesting
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.pruning import Pruner
+from slowfast_ray.running.search_space import Drawable
 
 Array = np.ndarray
 SEARCH = SearchConfig()
-SPACE = search_space.drawable(THERMAL)
-DEFAULT = search_space.first_of(SPACE, LAPTOP)
 HORIZON = 60.0
 """Each search goes on until it has cost so much [full trainings]; what it did not reach by then counts as this."""
 NUM_TRIALS = (10, 15, 20, 25, 30, 35, 40)
@@ -60,6 +61,23 @@ class Curves:
         by_size = rows.groupby(["learning.batch_size", "data.clip_len"])[counts.EPOCH_SECONDS].median()
         seconds = [by_size[batch, clip] for _, batch, clip, _ in table.index]
         return Curves(tuple(table.index), table.to_numpy(), np.array(seconds), standard_error)
+
+    @cached_property
+    def space(self) -> Drawable:
+        """What the grid spans."""
+        columns = dict(zip(GRID, zip(*self.configurations, strict=True), strict=True))
+        rates = columns.pop("learning.lr")
+        choices = {name: tune.choice(sorted({int(each) for each in column})) for name, column in columns.items()}
+        return search_space.drawable({"learning.lr": tune.loguniform(min(rates), max(rates)), **choices})
+
+    @cached_property
+    def default(self) -> dict[str, Any]:
+        """The laptop preset, or what lies next to it."""
+        found = search_space.first_of(self.space, LAPTOP)
+        for name, column in zip(GRID, zip(*self.configurations, strict=True), strict=True):
+            if isinstance(self.space.distributions[name], CategoricalDistribution):
+                found[name] = min(map(int, column), key=lambda level, own=found[name]: abs(level - own))
+        return found
 
     @property
     def num_epochs(self) -> int:
@@ -138,16 +156,16 @@ def laptop_for(num_epochs: int) -> Experiment:
     return LAPTOP.override({"learning.num_epochs": num_epochs})
 
 
-def shipped_pruner(num_epochs: int) -> Pruner | None:
-    """Who stops trials of so many epochs by default."""
-    return search_rules.pruner(laptop_for(num_epochs), SPACE, SEARCH)
+def shipped_pruner(curves: Curves) -> Pruner | None:
+    """Who stops trials by default."""
+    return search_rules.pruner(laptop_for(curves.num_epochs), curves.space, SEARCH)
 
 
-def rungs_from(first: int, reduction: float) -> Callable[[int], Pruner]:
+def rungs_from(first: int, reduction: float) -> Callable[[Curves], Pruner]:
     """Other rungs: the first [epochs], and 1 in `reduction` goes on."""
 
-    def pruner(num_epochs: int) -> Pruner:
-        return pruning.Rungs(pruning.rungs(first=first, num_epochs=num_epochs, reduction=reduction), reduction)
+    def pruner(curves: Curves) -> Pruner:
+        return pruning.Rungs(pruning.rungs(first=first, num_epochs=curves.num_epochs, reduction=reduction), reduction)
 
     return pruner
 
@@ -157,20 +175,19 @@ class Strategy:
     """A way to search with this package's own parts."""
 
     sampler: suggesting.SamplerName
-    pruner: Callable[[int], Pruner | None] | None
-    """Of trials of so many epochs. None: nothing is pruned."""
-    first: Mapping[str, Any]
-    suggest: suggesting.Suggest = SPACE.suggest
+    pruner: Callable[[Curves], Pruner | None] | None = None
+    """None: nothing is pruned."""
+    default_first: bool = True
 
     def replay(self, curves: Curves, seed: int) -> Replayed:
         """One search."""
         trials = study.Study(
-            self.suggest,
+            curves.space.suggest,
             higher_is_better=(True,),
             sampler=partial(suggesting.sampler, self.sampler),
-            pruner=None if self.pruner is None else self.pruner(curves.num_epochs),
+            pruner=None if self.pruner is None else self.pruner(curves),
             seed=seed,
-            first=self.first,
+            first=curves.default if self.default_first else {},
             path=None,
         )
         ledger, worth_CE = _Ledger(curves), curves.worth_CE
@@ -187,11 +204,12 @@ class Strategy:
 
 
 def replay_with_foresight(curves: Curves, seed: int) -> Replayed:
-    """Random search that knows at the first rung how a trial will end, and goes on with those alone that end within one
-    standard error of the best: no rule that stops trials there costs less.
+    """Random search that knows how a trial will end as soon as its objective is a mean over all the epochs that it
+    takes, and goes on with those alone that end within one standard error of the best: no rule that stops random trials
+    then or later costs less.
     """
     trials = study.Study(
-        SPACE.suggest,
+        curves.space.suggest,
         higher_is_better=(True,),
         sampler=partial(suggesting.sampler, "random"),
         pruner=None,
@@ -200,20 +218,19 @@ def replay_with_foresight(curves: Curves, seed: int) -> Replayed:
         path=None,
     )
     ledger, end_C = _Ledger(curves), curves.worth_CE[:, -1]
-    first = search_rules.grace_of(laptop_for(curves.num_epochs), SEARCH)
     while not ledger.is_over:
         trial = trials.ask()
         c = curves.find(trial.sample)
         is_good = bool(end_C[c] >= end_C.max() - curves.standard_error)
         trials.tell(trial.number, "finished", (float(end_C[c]),))
-        ledger.add(c, curves.num_epochs if is_good else first, (is_good, float(end_C[c])))
+        ledger.add(c, curves.num_epochs if is_good else SEARCH.smooth_epochs, (is_good, float(end_C[c])))
     return ledger.replayed()
 
 
 def replay_ray(curves: Curves, seed: int) -> Replayed:
     """A search by Ray's own parts, driven as Tune drives them."""
     metric, time = "value", "training_iteration"
-    searcher = OptunaSearch(dict(SPACE.distributions), metric=metric, mode="max", seed=seed)
+    searcher = OptunaSearch(dict(curves.space.distributions), metric=metric, mode="max", seed=seed)
     scheduler = ASHAScheduler(time_attr=time, metric=metric, mode="max", max_t=curves.num_epochs)
     tune: Any = None  # the scheduler looks at no other part of Tune
     ledger, number = _Ledger(curves), 0

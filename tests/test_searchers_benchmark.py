@@ -1,6 +1,7 @@
 """The replay of searches on recorded curves, on a made-up table where what must come out is known."""
 
 import csv
+import dataclasses
 import importlib
 import itertools
 import sys
@@ -51,9 +52,9 @@ def late_bloomer(rate: float, clip: int, epoch: int) -> float:
     return known_at_once(rate, clip, epoch) * (1 if epoch > 6 else -1)
 
 
-def random(rungs: tuple[int, float] | None, first: dict[str, Any] = {}) -> Any:
+def random(rungs: tuple[int, float] | None, *, default_first: bool = False) -> Any:
     pruner = None if rungs is None else searchers_replay.rungs_from(*rungs)
-    return searchers_replay.Strategy("random", pruner, first)
+    return searchers_replay.Strategy("random", pruner, default_first=default_first)
 
 
 def test_without_rungs_each_trial_costs_all_its_epochs(tmp_path: Path) -> None:
@@ -66,8 +67,20 @@ def test_without_rungs_each_trial_costs_all_its_epochs(tmp_path: Path) -> None:
 
 def test_the_default_is_the_first_trial(tmp_path: Path) -> None:
     curves = recorded(tmp_path, known_at_once)
-    found = [random(None, searchers_replay.DEFAULT).replay(curves, seed).recommended_T[0] for seed in range(5)]
+    found = [random(None, default_first=True).replay(curves, seed).recommended_T[0] for seed in range(5)]
     assert {curves.configurations[each] for each in found} == {(0.0646, 8, 32, 2)}
+
+
+def test_the_space_is_what_the_grid_spans(tmp_path: Path) -> None:
+    curves = recorded(tmp_path, known_at_once)
+    shipped = search_space.drawable(THERMAL)
+    assert curves.space.distributions == shipped.distributions
+    narrow = dataclasses.replace(
+        curves, configurations=tuple((rate, 4, 48, interval) for rate in (0.01, 0.1) for interval in (1, 3))
+    )
+    assert narrow.default == {
+        "learning.lr": 0.1, "learning.batch_size": 4, "data.clip_len": 48, "data.frame_interval": 1
+    }  # fmt: skip
 
 
 def test_a_learning_rate_is_answered_by_the_nearest_in_log(tmp_path: Path) -> None:

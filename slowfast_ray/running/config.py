@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from slowfast_ray.learning import counts
 from slowfast_ray.running import objectives
 
-Sampler = Literal["tpe", "gp", "cma-es", "random"]
+Sampler = Literal["random", "tpe", "gp", "cma-es"]
 Scheduler = Literal["asha", "median", "none"]
 
 
@@ -35,14 +35,15 @@ class SearchConfig:
     smooth_epochs: int = 3
     """A trial is worth the mean of the objective over its last epochs, so many of them, not its luckiest [epochs]."""
 
-    sampler: Sampler = "tpe"
-    """Who suggests trials: Optuna's tpe (multivariate), gp (Gaussian process), cma-es or random."""
+    sampler: Sampler = "random"
+    """Who suggests trials: Optuna's random, tpe (multivariate), gp (Gaussian process) or cma-es."""
 
     scheduler: Scheduler = "asha"
     """Who stops trials early: asha (successive halving at rungs of epochs), median (of all trials so far) or none."""
 
     grace_epochs: int | None = None
-    """No trial is stopped before so many epochs [epochs]. None: past warm-up, a sixth of all, and smooth_epochs."""
+    """No trial is stopped before so many epochs [epochs]. None: past warm-up, two thirds of all, and
+    smooth_epochs."""
 
     warm_start: str | None = None
     """Name of an earlier search, in the same MLflow store, on the same samples: its trials are known from the start."""
@@ -105,6 +106,8 @@ class SearchConfig:
             )
         if self.grace_epochs is not None and self.scheduler == "none":
             found.append(f"`search.grace_epochs` (={self.grace_epochs}) has no effect, since search.scheduler is none.")
+        if self.warm_start is not None and self.sampler == "random" and self.scheduler == "none":
+            found.append("`search.warm_start` teaches nobody: search.sampler is random, and search.scheduler none.")
         if not self.finalists:
             found += [
                 f"`search.{name}` (={getattr(self, name)}) has no effect, since search.finalists is 0."

@@ -7,7 +7,18 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import cluster, measuring, needs, pruning, search_rules, search_space, winner, worker
+from slowfast_ray.running import (
+    begun,
+    cluster,
+    measuring,
+    needs,
+    pruning,
+    search_rules,
+    search_space,
+    study,
+    winner,
+    worker,
+)
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.measuring import share_of
 from slowfast_ray.running.preflight import Ready
@@ -42,13 +53,19 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
     rungs = (
         [] if config.scheduler != "asha" or len(config.names) > 1 else search_rules.rungs_of(experiment, space, config)
     )
-    expected = expected_epochs(rungs, num_epochs)
-    total = config.num_trials * expected
+    endings = study.endings(ready.folder / begun.STUDY)
+    num_ended = sum(ending is not None for ending in endings)
+    num_left = max(config.num_trials, len(endings)) - num_ended
+    total = num_left * expected_epochs(rungs, num_epochs)
+    known = f", of which {len(endings)} have begun and {num_ended} have ended" if endings else ""
     found = [
-        ("trials", f"{config.num_trials} by {config.sampler}, the experiment itself first, for {config.objectives}"),
+        (
+            "trials",
+            f"{config.num_trials} by {config.sampler}, the experiment itself first, for {config.objectives}{known}",
+        ),
         ("space", ", ".join(space.distributions)),
         ("stopping", _stopping(config, rungs, experiment)),
-        ("epochs", f"about {total:.0f}, of {config.num_trials * num_epochs} if no trial were stopped early"),
+        ("epochs", f"about {total:.0f}, of {num_left * num_epochs} if no trial were stopped early"),
     ]
     if config.finalists:
         num_folds, num_seeds = winner.num_folds(ready), winner.num_seeds(ready, config)

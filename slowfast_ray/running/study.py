@@ -208,4 +208,15 @@ class Study:
         )
 
 
+def endings(path: Path) -> list[Ending | None]:
+    """How the trials of the study at `path` ended that began, None for those that have not; nothing is written. Of a
+    file that is not there: none.
+    """
+    if not path.is_file():
+        return []
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    found = study.get_trials(deepcopy=False, states=_BEGUN)
+    return [each.user_attrs.get(_ENDING) for each in found if _FROM not in each.user_attrs]
+
+
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
