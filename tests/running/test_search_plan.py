@@ -1,0 +1,77 @@
+"""What a search says of itself before it starts: rungs, epochs, and, of one that goes on, what is left."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from search_spaces.thermal import THERMAL
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import begun, preflight, search_plan, search_rules, search_space, suggesting
+from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.study import Study, endings
+
+SPACE = search_space.drawable({"learning.lr": THERMAL["learning.lr"]})
+
+
+def ready_for(experiment: Experiment, num_epochs: int) -> Ready:
+    experiment = experiment.override({"learning.num_epochs": num_epochs})
+    return preflight.check_search(
+        experiment,
+        name="search",
+        objectives=("val/mean_class",),
+        resume=False,
+        anyway=False,
+        widest_window=search_space.widest_window(SPACE, experiment),
+    )
+
+
+def rows(ready: Ready, **settings: Any) -> dict[str, str]:
+    return dict(search_plan.rows(ready, SPACE, SearchConfig(**settings), measured=False))
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "grace", "expected"),
+    [(30, None, [20]), (12, None, [8]), (30, 5, [5, 15]), (4, None, [3]), (3, None, []), (1, None, []), (6, 9, [])],
+)
+def test_the_first_rung_lies_at_two_thirds_unless_it_is_set(
+    tiny: Experiment, num_epochs: int, grace: int | None, expected: list[int]
+) -> None:
+    experiment = tiny.override({"learning.num_epochs": num_epochs})
+    assert search_rules.rungs_of(experiment, SPACE, SearchConfig(grace_epochs=grace)) == expected
+
+
+def test_the_epochs_of_a_plan_are_those_that_its_rungs_leave(tiny: Experiment) -> None:
+    found = rows(ready_for(tiny, 12), num_trials=12)
+    assert found["trials"] == "12 by random, the experiment itself first, for val/mean_class"
+    assert found["stopping"] == "at epoch 8 of 12, the best 1 in 3 of those so far go on"
+    assert found["epochs"] == "about 112, of 144 if no trial were stopped early"  # 12 x (8 + 4 / 3)
+
+
+def test_the_plan_of_a_search_that_goes_on_counts_what_is_left(tiny: Experiment) -> None:
+    ready = ready_for(tiny, 12)
+    path = ready.folder / begun.STUDY
+    assert endings(path) == []
+    assert not path.exists(), "nothing is written"
+    path.parent.mkdir(parents=True)
+    trials = Study(
+        SPACE.suggest,
+        higher_is_better=(True,),
+        sampler=functools.partial(suggesting.sampler, "random"),
+        pruner=None,
+        seed=0,
+        first=search_space.first_of(SPACE, ready.experiment),
+        path=path,
+    )
+    assert endings(path) == [], "the default waits, and has not begun"
+    for ending in ("finished", "pruned", "failed"):
+        number = trials.ask().number
+        trials.report(number, 1, 0.5)
+        trials.tell(number, ending, (0.5,) if ending == "finished" else ())
+    trials.ask()
+    assert endings(path) == ["finished", "pruned", "failed", None]
+    found = rows(ready, num_trials=12)
+    assert found["trials"].endswith("for val/mean_class, of which 4 have begun and 3 have ended")
+    assert found["epochs"] == "about 84, of 108 if no trial were stopped early"  # 9 trials
+    assert rows(ready, num_trials=2)["epochs"].startswith("about 9, of 12 if"), "what has begun goes on all the same"
