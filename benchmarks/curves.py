@@ -61,7 +61,7 @@ class Flags:
     """Person crops of 32 x 32 pixels instead of whole frames."""
 
     wide: bool = False
-    """Learning rates of four decades and fewer clips."""
+    """Learning rates of three and a half decades, and fewer clips."""
 
     num_epochs: int = 12
     """Of each configuration [epochs]."""
@@ -93,6 +93,8 @@ def main() -> None:
     samples = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     np.random.default_rng(0).shuffle(samples)  # what is slow is spread, so that the time left can be told
     known = _read(flags.table)
+    if any(len(rows) != flags.num_epochs for rows in known.values()):
+        raise SystemExit(f"{flags.table} does not hold trainings of {flags.num_epochs} epochs; choose another --table.")
     runs = {
         _name_of(sample): (experiment_of(flags, grid, sample), flags.out / _name_of(sample))
         for sample in samples

@@ -20,7 +20,7 @@ best: who starts with it has nothing left to find. So the tables show what stopp
 little, and that nothing is gained by a sampler that learns; neither ranks the best configurations among themselves.
 
 Run       python benchmarks/searchers.py
-          python benchmarks/searchers.py --table benchmarks/results/curves_wide_2026-11-25.csv --standard-error 0.0035
+          python benchmarks/searchers.py --table benchmarks/results/curves_wide_2026-11-25.csv
 Cost      2 to 4 minutes on one CPU thread
 Expected  benchmarks/results/searchers_*.txt
 """
@@ -59,6 +59,8 @@ from slowfast_ray.learning import counts
 from slowfast_ray.running import search_rules, suggesting
 
 COSTS = (10, 20, 40)
+STANDARD_ERRORS = {"curves_2026-11-25.csv": 0.012, "curves_wide_2026-11-25.csv": 0.0035}
+"""Of val/mean_class of the best configuration at its last epoch, by a bootstrap over stretches of 10 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,8 @@ class Flags:
     objective: str = counts.VAL_MEAN_CLASS
     """What is looked for."""
 
-    standard_error: float = 0.012
-    """Of the objective, from its validation samples: of the best configuration of curves_2026-11-25.csv, by a
-    bootstrap over stretches of 10 s; of curves_wide_2026-11-25.csv it is 0.0035."""
+    standard_error: float | None = None
+    """Of the objective, from its validation samples. None: of the tables in results/, as STANDARD_ERRORS says."""
 
     seeds: int = 200
     """Searches of each strategy [count]."""
@@ -184,7 +185,10 @@ def main() -> None:
     """Replays all strategies and prints what they cost."""
     flags = tyro.cli(Flags, description=(__doc__ or "").splitlines()[0])
     path = flags.table or max((Path(__file__).parent / "results").glob("curves_2*.csv"))
-    curves = Curves.read(path, flags.objective, flags.standard_error)
+    standard_error = flags.standard_error or STANDARD_ERRORS.get(path.name)
+    if standard_error is None:
+        raise SystemExit(f"No standard error is known of {path.name}; give --standard-error.")
+    curves = Curves.read(path, flags.objective, standard_error)
     strategies = VARIANTS if flags.variants else STRATEGIES
     with ProcessPoolExecutor(flags.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = {
@@ -204,12 +208,12 @@ def main() -> None:
           + " ".join(f"{rank:.2f}" for rank in ranks))  # fmt: skip
     seeds = {"": slice(None)} if not flags.variants else {"even": slice(0, None, 2), "odd": slice(1, None, 2)}
     for name, truth_C in (("as recorded", end_C), ("with its neighbours", curves.smoothed(end_C))):
-        judge = Judge(name, truth_C, flags.standard_error, curves.full_seconds)
+        judge = Judge(name, truth_C, standard_error, curves.full_seconds)
         num_good = int((truth_C >= truth_C.max() - flags.standard_error).sum())
         place = int((truth_C > truth_C[curves.find(curves.default)]).sum()) + 1
         print(
             f"\nThe end {name}: best {truth_C.max():.4f}, median {np.median(truth_C):.4f}; {num_good} lie within one "
-            f"standard error ({flags.standard_error:g}) of the best; the default is number {place}."
+            f"standard error ({standard_error:g}) of the best; the default is number {place}."
         )
         for half, which in seeds.items():
             part = {each: searches[which] for each, searches in found.items()}

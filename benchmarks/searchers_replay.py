@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from curves import GRID
-from optuna.distributions import CategoricalDistribution
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -75,7 +74,7 @@ class Curves:
         """The laptop preset, or what lies next to it."""
         found = search_space.first_of(self.space, LAPTOP)
         for name, column in zip(GRID, zip(*self.configurations, strict=True), strict=True):
-            if isinstance(self.space.distributions[name], CategoricalDistribution):
+            if name != "learning.lr":
                 found[name] = min(map(int, column), key=lambda level, own=found[name]: abs(level - own))
         return found
 

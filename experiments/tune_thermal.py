@@ -32,7 +32,8 @@ def main() -> None:
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
     summary.opening(ready, flags.search.metric)
-    search_plan.show(ready, space, flags.search, measured=flags.dry_run)
+    with commands.exits_cleanly(preflight.RefusedError):
+        search_plan.show(ready, space, flags.search, measured=flags.dry_run)
     if flags.dry_run:
         return
     interrupted = f"Interrupted; what was done is kept. Go on: {follow_ups.resume_command(ready)}"
@@ -74,8 +75,10 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     if result.num_unsent:
         print(f"MLflow lacks {result.num_unsent} entries; --resume sends what it still lacks.")
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
-    is_open = result.interrupted or result.halted or len(result.trials) < config.num_trials
-    more = "" if is_open else f" --search.num-trials {2 * config.num_trials}"
+    is_open = len(result.trials) < config.num_trials or any(trial.state == "stopped" for trial in result.trials)
+    more = "" if is_open or result.halted else f" --search.num-trials {2 * config.num_trials}"
+    if is_open and config.budget_gpu_hours is not None:
+        more += f" --search.budget-gpu-hours {2 * config.budget_gpu_hours:g}"
     print(f"Go on:            {follow_ups.resume_command(ready)}{more}")
     print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
 

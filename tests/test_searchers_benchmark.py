@@ -101,8 +101,9 @@ def test_rungs_save_where_the_first_epochs_tell_the_last(tmp_path: Path) -> None
 def test_what_ships_compares_trials_where_a_search_would(tmp_path: Path) -> None:
     search = searchers.STRATEGIES[searchers.SHIPPED](recorded(tmp_path, known_at_once), 0)
     experiment = LAPTOP.override({"learning.num_epochs": NUM_EPOCHS})
-    rungs = search_rules.rungs_of(experiment, search_space.drawable(THERMAL), SearchConfig())
-    assert rungs[0] == search_rules.grace_of(experiment, SearchConfig())
+    space = search_space.drawable(THERMAL)
+    rungs = search_rules.rungs_of(experiment, space, SearchConfig())
+    assert rungs[0] == search_rules.grace_of(experiment, space, SearchConfig())
     assert set(search.epochs_T) == {*rungs, NUM_EPOCHS}
 
 

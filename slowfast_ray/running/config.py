@@ -39,7 +39,7 @@ class SearchConfig:
     """Who suggests trials: Optuna's random, tpe (multivariate), gp (Gaussian process) or cma-es."""
 
     scheduler: Scheduler = "asha"
-    """Who stops trials early: asha (successive halving at rungs of epochs), median (of all trials so far) or none."""
+    """Who stops trials early: asha (successive halving at rungs of epochs), median (of the finished trials) or none."""
 
     grace_epochs: int | None = None
     """No trial is stopped before so many epochs [epochs]. None: past warm-up, two thirds of all, and

@@ -27,9 +27,10 @@ def to_json(space: Drawable, config: SearchConfig) -> str:
 
 def note(ready: Ready, space: Drawable, config: SearchConfig) -> None:
     """Flags that are given beside --resume hold from then on."""
-    unfinished = ready.folder / f".{begun.SEARCH}"
-    unfinished.write_text(to_json(space, config), encoding="utf-8")
-    unfinished.rename(ready.folder / begun.SEARCH)
+    for name, text in ((begun.SEARCH, to_json(space, config)), (begun.BEGUN_AS, ready.experiment.to_json())):
+        unfinished = ready.folder / f".{name}"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.rename(ready.folder / name)
 
 
 def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: bool) -> None:

@@ -7,18 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import (
-    begun,
-    cluster,
-    measuring,
-    needs,
-    pruning,
-    search_rules,
-    search_space,
-    study,
-    winner,
-    worker,
-)
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import cluster, measuring, needs, pruning, search_rules, search_space, winner, worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.measuring import share_of
 from slowfast_ray.running.preflight import Ready
@@ -50,10 +40,10 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
     """The plan, line by line."""
     experiment = ready.experiment
     num_epochs = experiment.learning.num_epochs
-    rungs = (
-        [] if config.scheduler != "asha" or len(config.names) > 1 else search_rules.rungs_of(experiment, space, config)
-    )
-    endings = study.endings(ready.folder / begun.STUDY)
+    rungs = []
+    if config.scheduler == "asha" and len(config.names) == 1:
+        rungs = [rung for rung in search_rules.rungs_of(experiment, space, config) if rung < num_epochs]
+    endings = search_rules.endings_of(ready)
     num_ended = sum(ending is not None for ending in endings)
     num_left = max(config.num_trials, len(endings)) - num_ended
     total = num_left * expected_epochs(rungs, num_epochs)
@@ -64,20 +54,22 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
             f"{config.num_trials} by {config.sampler}, the experiment itself first, for {config.objectives}{known}",
         ),
         ("space", ", ".join(space.distributions)),
-        ("stopping", _stopping(config, rungs, experiment)),
+        ("stopping", _stopping(config, rungs, experiment, space)),
         ("epochs", f"about {total:.0f}, of {num_left * num_epochs} if no trial were stopped early"),
     ]
     if config.finalists:
         num_folds, num_seeds = winner.num_folds(ready), winner.num_seeds(ready, config)
         runs = winner.num_runs(ready, config)
+        num_done = sum(checkpoint.path(each, num_epochs).is_dir() for each in ready.folder.glob("finalist-*"))
         found.append(
             (
                 "finalists",
                 f"{config.finalists}, tied ones and the experiment itself, over {num_seeds} seed(s) x {num_folds} "
-                f"fold(s): about {runs} trainings, {runs * num_epochs} epochs",
+                f"fold(s): about {runs} trainings, {runs * num_epochs} epochs"
+                + (f", of which {num_done} trainings are done" if num_done else ""),
             )
         )
-        total += runs * num_epochs
+        total += max(0, runs - num_done) * num_epochs
     found.append(
         ("disk", f"at most about {_disk_bytes(ready, config) / 2**20:.0f} MB of checkpoints in {ready.folder}")
     )
@@ -96,15 +88,15 @@ def expected_epochs(rungs: list[int], num_epochs: int) -> float:
     return epochs
 
 
-def _stopping(config: SearchConfig, rungs: list[int], experiment: Experiment) -> str:
+def _stopping(config: SearchConfig, rungs: list[int], experiment: Experiment, space: Drawable) -> str:
     if len(config.names) > 1 or config.scheduler == "none":
         return "none: every trial trains to its end"
+    grace, num_epochs = search_rules.grace_of(experiment, space, config), experiment.learning.num_epochs
+    if grace >= num_epochs:
+        return f"none: no trial of {num_epochs} epochs is stopped before epoch {grace}"
     if config.scheduler == "median":
-        return f"below the median of those before, from epoch {search_rules.grace_of(experiment, config)} on"
-    if not rungs:
-        return "none: the first rung would lie beyond the last epoch"
+        return f"whoever's best is below the median of the finished trials, from epoch {grace} on"
     shown = " and ".join(map(str, rungs))
-    num_epochs = experiment.learning.num_epochs
     return f"at epoch {shown} of {num_epochs}, the best 1 in {pruning.REDUCTION:g} of those so far go on"
 
 

@@ -24,11 +24,9 @@ FREE = ("run.storage", "run.tracking_uri", "run.num_workers", "run.seed", "model
 
 def check(ready: Ready, space: Drawable, config: SearchConfig) -> None:
     """Raises ValueError where the earlier search has no trial for this one, and says what stands in the way."""
-    assert config.warm_start is not None
-    assert ready.experiment.run.tracking_uri is not None
     if len(config.names) > 1:
         raise ValueError(f"`search.warm_start` (={config.warm_start}) knows a single objective; drop one of the two.")
-    found = tracking.trials_of(ready.experiment.run.tracking_uri, config.warm_start, config.metric)
+    found = _trials_of(ready, config)
     reasons = [_obstacle(each, ready, space) for each in found]
     if all(reason is not None for reason in reasons):
         why = next((reason for reason in reasons if reason is not None), "it has no trials")
@@ -39,12 +37,18 @@ def check(ready: Ready, space: Drawable, config: SearchConfig) -> None:
 
 def trials(ready: Ready, space: Drawable, config: SearchConfig) -> list[FrozenTrial]:
     """Finished and pruned trials of the earlier search, in the words of this one's study."""
-    assert config.warm_start is not None
-    assert ready.experiment.run.tracking_uri is not None
-    found = tracking.trials_of(ready.experiment.run.tracking_uri, config.warm_start, config.metric)
+    found = _trials_of(ready, config)
     usable = [each for each in found if _obstacle(each, ready, space) is None]
     log.warning("%d of %d trials of %s are known from the start.", len(usable), len(found), config.warm_start)
     return [_as_optuna(each, ready, space, config) for each in usable]
+
+
+def _trials_of(ready: Ready, config: SearchConfig) -> list[TrackedTrial]:
+    """The trials of the earlier search; the runs of its finalists, which repeat some of them, are left out."""
+    assert config.warm_start is not None
+    assert ready.experiment.run.tracking_uri is not None
+    found = tracking.trials_of(ready.experiment.run.tracking_uri, config.warm_start, config.metric)
+    return [each for each in found if tracking.FINALIST not in each.tags]
 
 
 def _obstacle(trial: TrackedTrial, ready: Ready, space: Drawable) -> str | None:

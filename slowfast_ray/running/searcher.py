@@ -69,8 +69,8 @@ class SearchBoard:
 
     def is_complete(self) -> bool:
         """Whether no trial is left to run: all have ended as something else than stopped, or all GPU hours are used."""
-        ended = [trial for trial in self.trials if trial.state not in (None, "stopped")]
-        return len(ended) >= self._config.num_trials or self._is_spent()
+        is_any_open = any(trial.state in (None, "stopped") for trial in self.trials)
+        return (len(self.trials) >= self._config.num_trials and not is_any_open) or self._is_spent()
 
     def next(self) -> Job | None:
         """The next trial: those that were interrupted first, then what the study suggests."""
@@ -156,22 +156,22 @@ class SearchBoard:
         """A trial that ended before this start; MLflow is told again, should it have missed something."""
         assert told.ending is not None
         trial, _ = self._open(told.number, told.sample)
-        lost = self._lost(told, trial.name)
-        if lost:
+        lost = self._lost(told, trial)
+        if lost and told.ending == "finished":
             self._records.view.say(f"{trial.name} cannot win any more: {lost}")
-        else:
-            self._records.catch_up(trial)
         self._records.end(trial, told.ending, told.reason)
 
-    def _lost(self, told: Told, name: str) -> str:
-        """Why what a trial measured cannot be read; empty where it can."""
-        folder = self._ready.folder / name
+    def _lost(self, told: Told, trial: Trial) -> str:
+        """Reads what a trial measured; gives why it cannot be read, empty where it can. Lost trials have no value."""
+        folder = self._ready.folder / trial.name
         newest = checkpoint.newest(folder)
         if newest is None:
             return f"{folder} holds no checkpoint any more." if told.curve or told.values else ""
         try:
+            self._records.catch_up(trial)
             checkpoint.read_predictions(newest)
         except ValueError as error:
+            trial.values = ()
             return str(error)
         return ""
 

@@ -198,9 +198,10 @@ class Study:
 
     def _told(self, frozen: FrozenTrial) -> Told:
         values = frozen.values if frozen.state == TrialState.COMPLETE else None
+        gave_none = frozen.state.is_finished() and _SAMPLE not in frozen.user_attrs  # the space raised
         return Told(
             number=frozen.number,
-            sample=self._suggestion(frozen).sample,
+            sample={} if gave_none else self._suggestion(frozen).sample,
             ending=frozen.user_attrs.get(_ENDING) if frozen.state.is_finished() else None,
             reason=frozen.user_attrs.get(_REASON, ""),
             values=tuple(values or ()),
@@ -209,12 +210,15 @@ class Study:
 
 
 def endings(path: Path) -> list[Ending | None]:
-    """How the trials of the study at `path` ended that began, None for those that have not; nothing is written. Of a
-    file that is not there: none.
+    """How the trials of the study at `path` that began ended, None for those that have not; empty for a file that is
+    not there, or holds no study yet.
     """
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return []
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    try:
+        study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{path}")
+    except KeyError:  # killed before it was made
+        return []
     found = study.get_trials(deepcopy=False, states=_BEGUN)
     return [each.user_attrs.get(_ENDING) for each in found if _FROM not in each.user_attrs]
 

@@ -26,10 +26,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.running import storage, tracking_store
 from slowfast_ray.running.tracking_runs import RunHandle, Tracker
-from slowfast_ray.running.tracking_store import STATE, STORAGE, State, reason_of
+from slowfast_ray.running.tracking_store import FINALIST, STATE, STORAGE, State, reason_of
 
 __all__ = [
-    "STATE", "STORAGE", "RunHandle", "State", "TrackedTrial", "Tracker", "attach", "check", "resolve_uri", "trials_of",
+    "FINALIST", "STATE", "STORAGE", "RunHandle", "State", "TrackedTrial", "Tracker", "attach", "check", "resolve_uri",
+    "trials_of",
 ]  # fmt: skip
 
 DEFAULT_URI = "sqlite:///mlflow.db"

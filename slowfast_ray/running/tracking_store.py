@@ -13,6 +13,8 @@ STATE = "slowfast_ray.state"
 """Tag: a State. MLflow's own status knows no pruned and no infeasible."""
 ERROR = "slowfast_ray.error"
 """Tag: why a run failed, is infeasible, or stopped; absent where it did not."""
+FINALIST = "slowfast_ray.finalist"
+"""Tag: the number of the trial that a finalist's run repeats; absent from trials."""
 STORAGE = "slowfast_ray.folder"
 """Tag: the folder of a run; by it a run that was interrupted is found again."""
 

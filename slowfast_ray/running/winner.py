@@ -9,7 +9,7 @@ from pathlib import Path
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, deaths, worker
+from slowfast_ray.running import begun, deaths, tracking, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
@@ -140,7 +140,7 @@ class FinalistBoard:
         return True
 
     def _open(self, run: FinalistRun) -> Trial:
-        tags = {"slowfast_ray.finalist": str(run.number), **self._records.ready.tags_of_trial(run.experiment)}
+        tags = {tracking.FINALIST: str(run.number), **self._records.ready.tags_of_trial(run.experiment)}
         title = f"seed={run.seed} fold={run.fold} {describe(run.sample)}"
         return self._records.open(run.name, run.number, title, run.experiment, run.sample, tags)
 

@@ -3,13 +3,15 @@
 import functools
 from typing import Any
 
+import optuna
 import pytest
+from ray import tune
 
 from search_spaces.thermal import THERMAL
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import begun, preflight, search_plan, search_rules, search_space, suggesting
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.study import Study, endings
 
 SPACE = search_space.drawable({"learning.lr": THERMAL["learning.lr"]})
@@ -40,6 +42,28 @@ def test_the_first_rung_lies_at_two_thirds_unless_it_is_set(
 ) -> None:
     experiment = tiny.override({"learning.num_epochs": num_epochs})
     assert search_rules.rungs_of(experiment, SPACE, SearchConfig(grace_epochs=grace)) == expected
+
+
+def test_where_trainings_differ_in_length_no_rung_comes_early_in_the_longest(tiny: Experiment) -> None:
+    space = search_space.drawable({"learning.num_epochs": tune.choice([12, 60])})
+    assert search_rules.rungs_of(tiny.override({"learning.num_epochs": 12}), space, SearchConfig()) == [40]
+    found = dict(search_plan.rows(ready_for(tiny, 12), space, SearchConfig(), measured=False))
+    assert found["stopping"] == "none: no trial of 12 epochs is stopped before epoch 40"
+    assert found["epochs"] == "about 96, of 96 if no trial were stopped early"
+
+
+def test_a_study_that_was_never_made_or_is_damaged_is_told_so(tiny: Experiment) -> None:
+    ready = ready_for(tiny, 12)
+    path = ready.folder / begun.STUDY
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert endings(path) == []
+    assert path.stat().st_size == 0, "nothing is written"
+    optuna.storages.RDBStorage(f"sqlite:///{path}")
+    assert endings(path) == [], "tables, and no study yet"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(RefusedError, match="is no study, or a damaged one"):
+        rows(ready)
 
 
 def test_the_epochs_of_a_plan_are_those_that_its_rungs_leave(tiny: Experiment) -> None:

@@ -44,6 +44,18 @@ def opened(
     )
 
 
+def test_a_trial_whose_space_raised_stays_failed_when_the_space_is_mended(tmp_path: Path) -> None:
+    def broken(trial: optuna.Trial) -> dict[str, Any]:
+        raise KeyError("lr")
+
+    trials = opened(tmp_path / "study.db", suggest=broken)
+    refused = trials.ask()
+    assert "KeyError" in refused.error
+    trials.tell(refused.number, "failed", reason=refused.error)
+    (told,) = opened(tmp_path / "study.db").trials()
+    assert (told.ending, told.sample, told.reason) == ("failed", {}, refused.error)
+
+
 def searched(again: Callable[[], Study], num_trials: int = 16) -> tuple[list[dict[str, Any]], list[str | None]]:
     """Samples and endings of a serial search; `again` gives the study before each thing that is asked or told."""
     samples = []
