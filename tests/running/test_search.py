@@ -159,8 +159,10 @@ def test_an_interrupted_search_goes_on_and_grows(tiny: Experiment) -> None:
     changed = {"learning.lr": tune.choice([0.1, 0.2])}
     with pytest.raises(ValueError, match=r"--search\.warm-start search"):
         tuner.check(experiment, changed, settings, name="search", resume=True, anyway=True)
-    ready = tuner.check(experiment, wider, settings, name="search", resume=True, anyway=True)
+    other = experiment.override({"learning.momentum": 0.8})
+    ready = tuner.check(other, wider, settings, name="search", resume=True, anyway=True)
     second = tuner.search(ready, wider, settings, resume=True)
+    tuner.check(other, wider, settings, name="search", resume=True)  # what was said once holds from then on
     assert [trial.values for trial in second.trials[:2]] == [trial.values for trial in first.trials]
     assert [trial.number for trial in second.trials] == [0, 1, 2]
     assert second.run_id == first.run_id
@@ -204,7 +206,7 @@ def test_finalists_are_trained_again_and_the_winner_on_everything(tiny: Experime
 @pytest.mark.slow
 def test_a_warm_start_knows_the_trials_of_an_earlier_search(tiny: Experiment) -> None:
     space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
-    search(tiny, space, num_trials=3, max_concurrent=1)
+    search(tiny, space, num_trials=3, max_concurrent=1, finalists=1, finalist_seeds=1)  # whose runs are no trials
     settings = SearchConfig(num_trials=2, max_concurrent=1, warm_start="search")
     result = tuner.search(tuner.check(tiny, space, settings, name="warm"), space, settings)
     assert len(result.trials) == 2
