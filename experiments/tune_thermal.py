@@ -77,8 +77,9 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
     is_open = len(result.trials) < config.num_trials or any(trial.state == "stopped" for trial in result.trials)
     more = "" if is_open or result.halted else f" --search.num-trials {2 * config.num_trials}"
-    if is_open and config.budget_gpu_hours is not None:
-        more += f" --search.budget-gpu-hours {2 * config.budget_gpu_hours:g}"
+    budget = config.budget_gpu_hours
+    if is_open and budget is not None and sum(trial.gpu_seconds for trial in result.trials) >= budget * 3600:
+        more += f" --search.budget-gpu-hours {2 * budget:g}"
     print(f"Go on:            {follow_ups.resume_command(ready)}{more}")
     print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
 

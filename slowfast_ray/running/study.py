@@ -202,7 +202,7 @@ class Study:
         return Told(
             number=frozen.number,
             sample={} if gave_none else self._suggestion(frozen).sample,
-            ending=frozen.user_attrs.get(_ENDING) if frozen.state.is_finished() else None,
+            ending=_ending_of(frozen),
             reason=frozen.user_attrs.get(_REASON, ""),
             values=tuple(values or ()),
             curve=dict(frozen.intermediate_values),
@@ -220,7 +220,12 @@ def endings(path: Path) -> list[Ending | None]:
     except KeyError:  # killed before it was made
         return []
     found = study.get_trials(deepcopy=False, states=_BEGUN)
-    return [each.user_attrs.get(_ENDING) for each in found if _FROM not in each.user_attrs]
+    return [_ending_of(each) for each in found if _FROM not in each.user_attrs]
+
+
+def _ending_of(frozen: FrozenTrial) -> Ending | None:
+    # The attribute is written first: of a trial that was killed in between it says nothing.
+    return frozen.user_attrs.get(_ENDING) if frozen.state.is_finished() else None
 
 
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
