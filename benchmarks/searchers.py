@@ -209,7 +209,7 @@ def main() -> None:
     seeds = {"": slice(None)} if not flags.variants else {"even": slice(0, None, 2), "odd": slice(1, None, 2)}
     for name, truth_C in (("as recorded", end_C), ("with its neighbours", curves.smoothed(end_C))):
         judge = Judge(name, truth_C, standard_error, curves.full_seconds)
-        num_good = int((truth_C >= truth_C.max() - flags.standard_error).sum())
+        num_good = int((truth_C >= truth_C.max() - standard_error).sum())
         place = int((truth_C > truth_C[curves.find(curves.default)]).sum()) + 1
         print(
             f"\nThe end {name}: best {truth_C.max():.4f}, median {np.median(truth_C):.4f}; {num_good} lie within one "

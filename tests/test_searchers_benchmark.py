@@ -147,3 +147,17 @@ def test_a_table_with_holes_is_refused(tmp_path: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match="lacks epochs"):
         searchers_replay.Curves.read(path, "val/mean_class", 0.01)
+
+
+def test_the_script_prints_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table(tmp_path / "curves.csv", known_at_once)
+    monkeypatch.setattr(sys, "argv", ["searchers.py", "--table", str(path), "--seeds", "2", "--processes", "1"])
+    with pytest.raises(SystemExit, match="No standard error is known of"):
+        searchers.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--standard-error", "0.5"])
+    searchers.main()
+    printed = capsys.readouterr().out
+    assert printed.count(searchers.SHIPPED) == 2, "judged twice"
+    assert "What ships compares trials after epochs 8." in printed

@@ -47,6 +47,7 @@ def test_trials_whose_folders_are_gone_or_damaged_are_named_and_cannot_win(
     assert [each.number for each in again.decision.report.finalists] == [0]
 
 
+@pytest.mark.slow
 def test_finalists_of_more_trials_join_those_that_are_trained(tiny: Experiment, tmp_path: Path) -> None:
     asked = {"objectives": "val/loss", "finalists": 1, "finalist_seeds": 1}
     first = search(tiny, num_trials=2, **asked)
