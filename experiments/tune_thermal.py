@@ -3,8 +3,8 @@
 Run       python experiments/tune_thermal.py --data.root PATH
 Laptop    python experiments/tune_thermal.py --learning.num-epochs 12    (made-up data; about 3 minutes on two cores)
 Go on     python experiments/tune_thermal.py --resume NAME    (after a kill or a crash; more: --search.num-trials 20)
-Cost      12 trials of 12 epochs on the real thermal dataset, purged: 6.5 minutes on two CPU cores (AMD EPYC); the default
-          of 30 epochs takes two to three times as long; --dry-run measures it here
+Cost      12 trials of 12 epochs on the real thermal dataset, purged: 6.5 minutes on two CPU cores (AMD EPYC); the
+          default of 30 epochs takes two to three times as long; --dry-run measures it here
 Expected  docs/search.md
 """
 
