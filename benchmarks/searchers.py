@@ -17,7 +17,8 @@ correlation 0.20). As recorded, 7 configurations lie within one standard error o
 training; averaged with their neighbours it is 41. curves_wide_2026-11-25.csv (learning rates of three and a half
 decades, person crops) is less flat, and no clearer before two thirds of the epochs. There the default is the second
 best: who starts with it has nothing left to find. So the tables show what stopping early costs where early epochs tell
-little, and that nothing is gained by a sampler that learns; neither ranks the best configurations among themselves.
+little, and that next to nothing is gained by a sampler that learns; neither ranks the best configurations among
+themselves.
 
 Run       python benchmarks/searchers.py
           python benchmarks/searchers.py --table benchmarks/results/curves_wide_2026-11-25.csv

@@ -16,7 +16,7 @@ from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.running import commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
 from slowfast_ray.running.flags import TuneFlags
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.trials import Trial, best_first, describe_value
+from slowfast_ray.running.trials import Trial, best_first, describe_value, is_spent
 from slowfast_ray.running.tuner import SearchResult
 
 
@@ -77,9 +77,8 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
     is_open = len(result.trials) < config.num_trials or any(trial.state == "stopped" for trial in result.trials)
     more = "" if is_open or result.halted else f" --search.num-trials {2 * config.num_trials}"
-    budget = config.budget_gpu_hours
-    if is_open and budget is not None and sum(trial.gpu_seconds for trial in result.trials) >= budget * 3600:
-        more += f" --search.budget-gpu-hours {2 * budget:g}"
+    if is_open and config.budget_gpu_hours is not None and is_spent(result.trials, config):
+        more += f" --search.budget-gpu-hours {2 * config.budget_gpu_hours:g}"
     print(f"Go on:            {follow_ups.resume_command(ready)}{more}")
     print(f"Compare trials:   {follow_ups.mlflow_command(result.tracking_uri)}")
 

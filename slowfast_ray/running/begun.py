@@ -75,6 +75,13 @@ def read_search(folder: Path) -> SearchConfig:
         ) from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is whole or as it was before, whenever the process is killed."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.rename(path)
+
+
 def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None:
     """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
     if resume:

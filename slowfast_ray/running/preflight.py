@@ -229,6 +229,4 @@ def claim(ready: Ready, search: str | None = None) -> None:
     if search is not None:
         (ready.folder / begun.SEARCH).write_text(search, encoding="utf-8")
     # Last, and whole: where it stands, a run began, and can be resumed.
-    unfinished = ready.folder / f".{begun.BEGUN_AS}"
-    unfinished.write_text(ready.experiment.to_json(), encoding="utf-8")
-    unfinished.rename(ready.folder / begun.BEGUN_AS)
+    begun.write_whole(ready.folder / begun.BEGUN_AS, ready.experiment.to_json())

@@ -27,10 +27,8 @@ def to_json(space: Drawable, config: SearchConfig) -> str:
 
 def note(ready: Ready, space: Drawable, config: SearchConfig) -> None:
     """Flags that are given beside --resume hold from then on."""
-    for name, text in ((begun.SEARCH, to_json(space, config)), (begun.BEGUN_AS, ready.experiment.to_json())):
-        unfinished = ready.folder / f".{name}"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.rename(ready.folder / name)
+    begun.write_whole(ready.folder / begun.SEARCH, to_json(space, config))
+    begun.write_whole(ready.folder / begun.BEGUN_AS, ready.experiment.to_json())
 
 
 def check_same(ready: Ready, space: Drawable, config: SearchConfig, *, anyway: bool) -> None:

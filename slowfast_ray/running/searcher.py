@@ -17,7 +17,7 @@ from slowfast_ray.running.jobs import Job
 from slowfast_ray.running.records import Records
 from slowfast_ray.running.study import StorageError, Study, Suggestion, Told
 from slowfast_ray.running.tracking import State
-from slowfast_ray.running.trials import Trial, best_first, best_of, describe, front_of, trial_name
+from slowfast_ray.running.trials import Trial, best_first, best_of, describe, front_of, is_spent, trial_name
 from slowfast_ray.running.worker import Row
 
 
@@ -205,8 +205,7 @@ class SearchBoard:
         return [*best, *self.front()]
 
     def _is_spent(self) -> bool:
-        budget = self._config.budget_gpu_hours
-        return budget is not None and sum(trial.gpu_seconds for trial in self.trials) >= budget * 3600
+        return is_spent(self.trials, self._config)
 
     def _halt(self, error: Exception) -> None:
         self.halted = f"the study in {self._ready.folder} cannot be written ({str(error).splitlines()[0]})"

@@ -114,6 +114,12 @@ def front_of(trials: Iterable[Trial], names: tuple[str, ...]) -> list[Trial]:
     return [trial for trial in finished if not any(beats(other, trial) for other in finished)]
 
 
+def is_spent(trials: Iterable[Trial], config: SearchConfig) -> bool:
+    """Whether the trials have used up the GPU hours of their search."""
+    budget = config.budget_gpu_hours
+    return budget is not None and sum(trial.gpu_seconds for trial in trials) >= budget * 3600
+
+
 def trial_name(number: int) -> str:
     """trial-000, trial-001, ..."""
     return f"trial-{number:03d}"

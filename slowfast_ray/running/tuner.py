@@ -109,7 +109,8 @@ def search(
         if not resume:
             preflight.claim(ready, search_begun.to_json(drawable, config))
         with search_begun.alone(ready):
-            search_begun.note(ready, drawable, config)
+            if resume:
+                search_begun.note(ready, drawable, config)
             trials = search_rules.open_study(ready, drawable, config)
             assert experiment.run.tracking_uri is not None, "preflight resolved it"
             tracker = Tracker(experiment.run.tracking_uri)
