@@ -14,11 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from slowfast_ray.data import augment, clips
+from slowfast_ray.data import augment
+from slowfast_ray.data.clip_reader import ClipReader
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.samples import Split
-from slowfast_ray.data.tracks import Tracks
 from slowfast_ray.data.views import View
 
 
@@ -52,7 +52,7 @@ class Batches:
         num_workers: int = 1,
     ) -> None:
         self._dataset, self._config = dataset, config
-        self._frames_NHW = dataset.frames_NHW.to(device)
+        self._reader = ClipReader(dataset.frames_NHW.to(device), dataset.clock, config)
         self._device, self._seed = device, seed
         self._batch_size, self._rank, self._num_workers = batch_size, rank, num_workers
         share = batch_size // num_workers
@@ -98,32 +98,14 @@ class Batches:
     def _batch(
         self, split: Split, chosen_B: torch.Tensor, variation: augment.Variation | None, view: View | None = None
     ) -> Batch:
-        bounds = (split.firsts_S[chosen_B], split.lasts_S[chosen_B], self._dataset.clock, self._config)
-        keyframes_B = split.keyframes_S[chosen_B]
+        keyframes_B, bounds = split.keyframes_S[chosen_B], (split.firsts_S[chosen_B], split.lasts_S[chosen_B])
         if view is not None:
-            keyframes_B = view.moved(keyframes_B, *bounds)
-        indices_BT = clips.of_config(keyframes_B, *bounds)
-        clip_B1THW = clips.gather(self._frames_NHW, indices_BT)
-        region = None
-        if split.tracks is not None:
-            frames_BT = indices_BT - split.firsts_S[chosen_B][:, None]
-            region = self._region(split.tracks.rows(chosen_B), frames_BT)
+            keyframes_B = view.moved(keyframes_B, *bounds, self._dataset.clock, self._config)
+        tracks = None if split.tracks is None else split.tracks.rows(chosen_B)
         return Batch(
-            clip_B1THW=augment.prepare(clip_B1THW, self._config, variation, region),
+            clip_B1THW=self._reader.read(keyframes_B, *bounds, tracks, variation),
             label_B=split.labels_S[chosen_B].to(self._device, non_blocking=True),
             index_B=chosen_B,
-        )
-
-    def _region(self, tracked: Tracks, frames_BT: torch.Tensor) -> augment.Region:
-        """The box with its margin, widened to the shape that the model sees, so that nobody is stretched."""
-        height, width = self._frames_NHW.shape[1:]
-        size_px_B2 = tracked.sizes_S2 * torch.tensor([width, height])
-        side_px_B = size_px_B2.amax(dim=1) * (1 + self._config.person_margin)
-        seen = torch.tensor([self._config.width, self._config.height])
-        region_px_B2 = side_px_B[:, None] * seen / seen.min()
-        return augment.Region(
-            center_BT2=tracked.centers_M2[tracked.rows_S[:, None] + frames_BT].to(self._device, non_blocking=True),
-            half_B2=(region_px_B2 / torch.tensor([width, height]) / 2).to(self._device, non_blocking=True),
         )
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:

@@ -215,11 +215,21 @@ def evaluate(
     model.eval()
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for batch in scored:
-        together = micro_batch or config.micro_batch or len(batch.clip_B1THW)
-        with step.autocast(batch.clip_B1THW.device, config):
-            logits = [model(part) for part in batch.clip_B1THW.split(together)]
-        logits_BK = torch.cat(logits).float()
+        logits_BK = logits_of(model, batch.clip_B1THW, config, micro_batch)
         parts.append((batch.index_B.to(logits_BK.device), logits_BK, batch.label_B))
     assert parts, "a split has at least one sample a worker"
     index_N, logits_NK, target = (torch.cat(each) for each in zip(*parts, strict=True))
     return Predictions.over_workers(index_N, logits_NK, target, num_samples)
+
+
+@torch.inference_mode()
+def logits_of(
+    model: nn.Module, clip_B1THW: torch.Tensor, config: LearningConfig, micro_batch: int | None = None
+) -> torch.Tensor:
+    """float32 [B, K]: what a network in its evaluating state says of some clips, of which `micro_batch` are looked at
+    together, or all.
+    """
+    together = micro_batch or config.micro_batch or len(clip_B1THW)
+    with step.autocast(clip_B1THW.device, config):
+        logits = [model(part) for part in clip_B1THW.split(together)]
+    return torch.cat(logits).float()
