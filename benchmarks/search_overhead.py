@@ -82,7 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overhead-", dir="/tmp") as name:
         folder = Path(name)
         synthetic.write(folder / "data", num_recordings=2, num_frames=260)
-        Tracker(f"sqlite:///{folder}/mlflow.db")  # its tables are made once, before the clock runs
+        with Tracker(f"sqlite:///{folder}/mlflow.db", folder) as tracker:  # makes its tables before the clock runs
+            tracker.open("first", LAPTOP, folder)
         own_process = measure(1, flags.num_trials, folder)
         group = measure(2, flags.num_group_trials, folder)
     table = Table(title="Seconds a trial that are not training")

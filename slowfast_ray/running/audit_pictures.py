@@ -9,6 +9,7 @@ Legend: H height, W width of a frame.
 import base64
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ DOTS_PER_INCH = 100
 SHARPNESS = 2
 """Dots a CSS pixel, for screens that have as many."""
 MAX_LETTERS = 42
+
+_DRAWING = threading.Lock()
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -242,8 +245,10 @@ def _intersections(span: Span, others: Sequence[Span]) -> list[Span]:
 
 @contextmanager
 def canvas(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
-    """A figure of this size in hundreds of CSS pixels, drawn in our style whatever the user's own settings are."""
-    with mpl.rc_context(mpl.rcParamsDefault), mpl.rc_context(STYLE), warnings.catch_warnings():
+    """A figure of this size in hundreds of CSS pixels, drawn in our style whatever the user's own settings are. One
+    thread draws at a time: settings are those of the whole process.
+    """
+    with _DRAWING, mpl.rc_context(mpl.rcParamsDefault), mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script that it lacks
         figure = Figure((width, height), dpi=DOTS_PER_INCH * SHARPNESS, layout=layout)
         FigureCanvasAgg(figure)

@@ -106,6 +106,12 @@ def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:
     return _share(num_gpus, num_cpus, num_workers=num_workers, max_concurrent=max_concurrent)
 
 
+def size() -> str:
+    """Of the connected cluster, for people: 2 node(s), 16 CPUs, 2 GPUs."""
+    resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
+    return f"{len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+
+
 def check_fits(*, num_workers: int, max_concurrent: int | None) -> None:
     """Raises RefusedError, without starting Ray, where this machine is too small; a cluster is asked once joined."""
     if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():

@@ -99,7 +99,11 @@ def quiet_logs(*, verbose: bool) -> None:
     logging.basicConfig(
         level=logging.WARNING if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("slowfast_ray").setLevel(logging.INFO if verbose else logging.WARNING)
+    own, shown = logging.getLogger("slowfast_ray"), logging.INFO if verbose else logging.WARNING
+    own.setLevel(shown)
+    # The file of a run takes more than the terminal (running/logs.py), so that the terminal has a filter of its own.
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: not record.name.startswith(own.name) or record.levelno >= shown)
     if not verbose:
         warnings.simplefilter("ignore")
 

@@ -10,14 +10,12 @@
 Legend: S samples, K classes, T frames, H and W height and width as the model sees them.
 """
 
-import csv
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ import torch
 from slowfast_ray.data.augment import MEAN, STD
 from slowfast_ray.data.labels import Sample
 from slowfast_ray.learning.calibration import NUM_BINS
-from slowfast_ray.running import evaluating, evaluation_pictures
+from slowfast_ray.running import evaluating, evaluation_pictures, evaluation_tables
 from slowfast_ray.running.evaluating import Evaluation
 from slowfast_ray.running.evaluation_pictures import Mistake
 
@@ -48,9 +46,11 @@ def write(evaluation: Evaluation) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     (out / "metrics.json").write_text(metrics_json(evaluation), encoding="utf-8")
-    per_class = [{**asdict(each), "f1": each.f1} for each in found.per_class(classes)]
-    _write_csv(out / "per_class.csv", list(per_class[0]), (each.values() for each in per_class))
-    _write_predictions(evaluation, out / "predictions.csv")
+    evaluation_tables.per_class(found, classes, out / "per_class.csv")
+    places = [
+        {"sample": each.id, "recording": each.recording, "keyframe": each.keyframe} for each in _samples(evaluation)
+    ]
+    evaluation_tables.predictions(found, classes, places, out / "predictions.csv")
     evaluation_pictures.reliability(evaluation.calibration, found.is_multi, out / "reliability.png")
     mistakes = worst_mistakes(evaluation)
     if mistakes:
@@ -58,10 +58,8 @@ def write(evaluation: Evaluation) -> None:
         span_celsius = (config.min_celsius, config.max_celsius)
         evaluation_pictures.gallery(mistakes, span_celsius, out / "worst_mistakes.png")
     if not found.is_multi:
-        confusion_KK = found.confusion_KK().numpy()
-        rows = ([name, *row] for name, row in zip(classes, confusion_KK.tolist(), strict=True))
-        _write_csv(out / "confusion.csv", ["truth \\ predicted", *classes], rows)
-        evaluation_pictures.confusion(confusion_KK, classes, out / "confusion.png")
+        evaluation_tables.confusion(found, classes, out / "confusion.csv")
+        evaluation_pictures.confusion(found.confusion_KK().numpy(), classes, out / "confusion.png")
     if final.exists():
         raise FileExistsError(f"{final} came to be meanwhile, and nothing is overwritten; the results are in {out}.")
     out.rename(final)
@@ -129,50 +127,9 @@ def _frames_of(evaluation: Evaluation, chosen: Sequence[int]) -> dict[int, np.nd
     return found
 
 
-def _write_predictions(evaluation: Evaluation, path: Path) -> None:
-    found, classes = evaluation.predictions, evaluation.data.classes
-    probability_SK = found.probabilities_SK()
-    top_S3 = probability_SK.argsort(dim=1, descending=True, stable=True)[:, :3]
-    header = ["sample", "recording", "keyframe", "truth", "predicted", "is_right", "probability"]
-    header += [f"top{rank}" for rank in range(1, top_S3.shape[1] + 1)] + [f"p({name})" for name in classes]
-    said_SK = found.is_said_SK()
-    _write_csv(
-        path,
-        header,
-        (
-            [
-                sample.id, sample.recording, sample.keyframe, _names(is_true_K, classes), _names(is_said_K, classes),
-                int(is_right), probability_K.max(), *(classes[k] for k in top_3), *probability_K,
-            ]
-            for sample, is_true_K, is_said_K, is_right, probability_K, top_3 in zip(
-                _samples(evaluation), found.is_true_SK().numpy(), said_SK.numpy(), found.right_S().tolist(),
-                probability_SK.numpy(), top_S3.tolist(), strict=True,
-            )
-        ),
-    )  # fmt: skip
-
-
 def _samples(evaluation: Evaluation) -> list[Sample]:
     """The validation samples, in the order of the predictions."""
     return [evaluation.data.labelled.samples[i] for i in evaluation.data.members.val]
-
-
-def _names(chosen_K: np.ndarray, classes: Sequence[str]) -> str:
-    return " | ".join(classes[k] for k in np.flatnonzero(chosen_K).tolist())
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table; fractions with six digits, and nothing where one is unknown."""
-    with path.open("x", encoding="utf-8", errors="replace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([_cell(value) for value in row] for row in rows)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):  # numpy's float64 is one
-        return "" if math.isnan(value) else f"{value:.6f}"
-    return value
 
 
 def _known(content: Any) -> Any:

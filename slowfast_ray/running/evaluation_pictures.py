@@ -1,4 +1,5 @@
-"""The pictures of an evaluation, as PNG files: confusions, what probabilities are worth, the worst mistakes.
+"""The pictures of an evaluation, as PNG files: confusions, what probabilities are worth, the worst mistakes, and how
+the training came there.
 
 Drawn in the style of the audit's (audit_pictures.py). Names from the data are shortened where they would not fit.
 
@@ -6,7 +7,7 @@ Legend: K classes, T frames, H height, W width of what the model sees.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from slowfast_ray.learning import counts
 from slowfast_ray.learning.calibration import Calibration
 from slowfast_ray.running.audit_frames import HEAT
 from slowfast_ray.running.audit_pictures import FAINT, GREY, INK, TRAIN, VAL, canvas, short
 
 MAX_CLASSES = 60
 """More would be too small to read; confusion.csv has all."""
+_CURVES = (
+    (counts.TRAIN_LOSS, TRAIN), (counts.VAL_LOSS, VAL), (counts.TRAIN_TOP1, TRAIN), (counts.VAL_TOP1, VAL),
+    (counts.VAL_MEAN_CLASS, "#7a5195"), (counts.VAL_MEAN_AP, "#7a5195"),
+)  # fmt: skip
 WIDTH = 9.2
 """Of the gallery [hundreds of CSS pixels, as all sizes here]."""
 
@@ -144,6 +150,28 @@ def gallery(mistakes: Sequence[Mistake], span_celsius: tuple[float, float], path
                 )  # fmt: skip
                 axes.imshow(frame_HW, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
                 axes.set_axis_off()
+        _save(figure, path)
+
+
+def learning_curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, path: Path) -> None:
+    """Loss and scores of training and validation after each epoch; a line marks the best one."""
+    epochs = range(1, len(history) + 1)
+    names = [(name, color) for name, color in _CURVES if name in history[0]]
+    with canvas(9.2, 3.6) as figure:
+        left, right = figure.subplots(1, 2)
+        for name, color in names:
+            axes = left if name.endswith("/loss") else right
+            values = [each.get(name, math.nan) for each in history]
+            axes.plot(epochs, values, "o-", color=color, markersize=3, linewidth=1.4, label=name)
+        left.set_title("Loss", loc="left")
+        right.set_title("Scores", loc="left")
+        right.set_ylim(0, 1)
+        for axes in (left, right):
+            if best_epoch is not None:
+                axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle="--", label=f"best epoch: {best_epoch}")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(frameon=False, fontsize=8)
         _save(figure, path)
 
 

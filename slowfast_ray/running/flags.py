@@ -110,6 +110,20 @@ class AuditFlags:
 
 
 @dataclass(frozen=True)
+class SyncFlags:
+    """Where to look for what MLflow missed."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Folders of runs or searches, or of several of these [paths]."""
+
+    tracking_uri: str | None = None
+    """Address of the store, where it has another one now [URI]. None: as it was."""
+
+    verbose: bool = False
+    """Show the logs of every step."""
+
+
+@dataclass(frozen=True)
 class CompareFlags:
     """Two runs, or trials, by their folders."""
 
@@ -144,6 +158,89 @@ class EvaluateFlags:
 
     track: bool = True
     """Add the results to the run's entry in MLflow."""
+
+    verbose: bool = False
+    """Show the logs of every step."""
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """Flags of an export, which trains nothing: the experiment is the model's own."""
+
+    model: tyro.conf.Positional[str]
+    """Folder of a model [path], or its address in MLflow: models:/NAME/VERSION or models:/NAME@ALIAS."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder for the programs [path of a new folder]."""
+
+    root: str | None = None
+    """Dataset folder whose validation samples the export is checked on [path]. None: the made-up dataset."""
+
+    recordings: tuple[Path, ...] = ()
+    """Recordings to check it on instead [paths of HDF5 files]."""
+
+    tracking_uri: str | None = None
+    """MLflow store of a models:/ address [URI]. None: the variable MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."""
+
+    verbose: bool = False
+    """Show the logs of every step."""
+
+    def __post_init__(self) -> None:
+        if self.root is not None and self.recordings:
+            raise ValueError("`root` and `recordings` exclude each other: both say what to check on; leave out one.")
+
+
+@dataclass(frozen=True)
+class PredictFlags:
+    """Flags of predictions for whole recordings, by a trained model."""
+
+    model: tyro.conf.Positional[str]
+    """A registered model (models:/NAME@champion, models:/NAME/3) or a model folder [path]."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]]
+    """HDF5 files, or folders of them (*.h5); one or more [paths]."""
+
+    every: int | None = None
+    """Step between windows [frames]. None: half the clip's window."""
+
+    smooth: int | None = None
+    """Average probabilities over so many windows, centred, never over a gap [odd number]. None: none."""
+
+    out: Path | None = None
+    """Folder for the results [path of a new folder]. None: predictions-TIME in this folder."""
+
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table."""
+
+    annotations: Path | None = None
+    """COCO-style file or dataset folder: true actions, and the boxes that a model of people needs [path]."""
+
+    tracking_uri: str | None = None
+    """Where the model is registered. None: as in training, by MLFLOW_TRACKING_URI or mlflow.db here."""
+
+    verbose: bool = False
+    """Show the logs of Ray and of every step."""
+
+    def __post_init__(self) -> None:
+        if not self.recordings:
+            raise ValueError("`recordings` names none; name one file or folder of recordings or more.")
+
+
+@dataclass(frozen=True)
+class RegisterFlags:
+    """Flags of a registration, which trains nothing: the experiment is the checkpoint's own."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a checkpoint, or of a run or trial: then its best epoch [path]."""
+
+    name: str = "slowfast-thermal"
+    """Of the model in MLflow's registry."""
+
+    force: bool = False
+    """Make it the champion, whatever the validation samples say."""
+
+    root: str | None = None
+    """Dataset folder, where it lies elsewhere than in training [path]."""
 
     verbose: bool = False
     """Show the logs of every step."""

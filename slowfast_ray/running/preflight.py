@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,6 +70,26 @@ class Ready:
         """By their names, what a run in MLflow keeps of what it began with."""
         texts = {begun.MEMBERS: self.data.members_json()}
         return texts if self.weights is None else {**texts, WEIGHTS: self.weights.to_json()}
+
+    def dataset_input(self) -> dict[str, Any]:
+        """What MLflow's dataset input says of the data: the same for all runs on the same files."""
+        source = self.data.source
+        height, width = source.frames_NHW.shape[1:]
+        profile = {
+            "recordings": len(source.timeline.recordings),
+            "sessions": source.timeline.num_sessions,
+            "frames": len(source.frames_NHW),
+            "height": height,
+            "width": width,
+            "images": len(source.images),
+            "classes": dict(zip(source.classes, source.num_people_K(), strict=True)),
+        }
+        return {
+            "name": source.root.name,
+            "digest": source.fingerprint,
+            "source": os.fspath(source.root),
+            "profile": profile,
+        }
 
     def tags(self) -> dict[str, str]:
         """Of the run itself; a trial's clips may leak otherwise, and have other baselines."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import worker
+from slowfast_ray.running import system_metrics, worker
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.trials import Trial, describe
 from slowfast_ray.running.worker import Row
@@ -67,7 +67,7 @@ class SearchView:
             if self._said.get(trial.name) != state:
                 self._said[trial.name] = state
                 scored = "" if not trial.history else f" after {trial.epoch} epochs, {self._score(trial)}"
-                described = describe(trial.sample)
+                described = describe(trial.sample, trial.experiment)
                 self.say(f"[{self._elapsed()}] {trial.name} {state}{scored} ({described})")
 
     def _elapsed(self) -> str:
@@ -96,14 +96,14 @@ class SearchView:
                 score = "-" if not trial.history else self._score(trial)
                 running.add_row(
                     f"  {trial.name}", f"epoch {trial.epoch}/{self._epochs_of(trial)}", score,
-                    describe(trial.sample),
+                    describe(trial.sample, trial.experiment),
                 )  # fmt: skip
         counted = f"  {len(self._trials) - len(ended)} running, " + ", ".join(f"{n} {s}" for s, n in numbers.items())
         best = "  no epoch done yet"
         if self._best is not None:
             best = (
                 f"  best so far: {self._score(self._best)} by {self._best.name}, epoch {self._best.epoch} "
-                f"({describe(self._best.sample)})"
+                f"({describe(self._best.sample, self._best.experiment)})"
             )
         return Group(bar, Text(counted), Text(best, style="green"), running)
 
@@ -175,7 +175,11 @@ class TrainView:
     def update(self, row: Row) -> None:
         """An epoch is done."""
         self._last = _Moment(self._clock(), row[worker.EPOCH])
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if "/" in name)
+        metrics = "  ".join(
+            f"{name} {value:.4g}"
+            for name, value in row.items()
+            if "/" in name and not name.startswith(system_metrics.PREFIX)
+        )
         best = "  (best)" if row[worker.BEST_EPOCH] == row[worker.EPOCH] else ""
         self._say(f"epoch {row[worker.EPOCH]}/{self._num_epochs}  {metrics}{best}")
 

@@ -1,10 +1,12 @@
 """What the driver records of the trainings on a board: their rows, their run in MLflow, how they ended."""
 
+import logging
 from collections.abc import Mapping
 
+from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import deaths, jobs, trainer, worker
+from slowfast_ray.running import begun, deaths, jobs, logs, objectives, scores, trainer, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.jobs import Board
@@ -14,6 +16,11 @@ from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.trials import Trial
 from slowfast_ray.running.worker import Row
 
+log = logging.getLogger(__name__)
+
+FINAL_OBJECTIVE = f"{scores.FINAL}/objective"
+"""What a trial is worth: the first objective, over its last epochs; with its bounds beside."""
+
 
 class Records:
     """The trainings of a search, by their names, each a child of the search's run in MLflow."""
@@ -21,6 +28,7 @@ class Records:
     def __init__(self, ready: Ready, config: SearchConfig, tracker: Tracker, run: RunHandle, view: SearchView) -> None:
         self.ready, self.config, self.tracker, self.run, self.view = ready, config, tracker, run, view
         self._trials: dict[str, Trial] = {}
+        self._devices: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Trial:
         return self._trials[name]
@@ -42,7 +50,9 @@ class Records:
         """A training begins, or is known from before: its run in MLflow is found again, or made."""
         folder = self.ready.folder / name
         run = self.tracker.open(f"{name} {title}", experiment, folder, parent=self.run, tags=tags)
+        self.tracker.log_dataset(run, **self.ready.dataset_input())
         self._trials[name] = Trial(name, number, experiment, sample, run)
+        log.info("%s: %s.", name, title)
         return self._trials[name]
 
     def note(self, name: str, row: Row) -> bool:
@@ -54,6 +64,9 @@ class Records:
         trial.is_finished = row[worker.FINISHED]
         trial.note(metrics, self.config)
         self.tracker.log_epoch(trial.run, trial.epoch, metrics)
+        if self._devices.get(name) != row[worker.DEVICE]:
+            self._devices[name] = row[worker.DEVICE]
+            self.tracker.set_tags(trial.run, {"slowfast_ray.device": row[worker.DEVICE]})
         return True
 
     def try_again(self, name: str, error: str) -> Experiment:
@@ -79,9 +92,45 @@ class Records:
     def end(self, trial: Trial, state: State, reason: str = "") -> None:
         """A training ended."""
         trial.state, trial.reason = state, reason
+        why = f": {reason}" if reason else "."
+        log.info(
+            "%s %s after %d epoch(s), at %s %.4g%s",
+            trial.name,
+            state,
+            trial.epoch,
+            self.config.metric,
+            trial.value,
+            why,
+        )
+        if state in ("finished", "pruned"):
+            self._report(trial)
+        kept = self.ready.folder / trial.name / logs.LOG
+        if kept.is_file():
+            self.tracker.log_file(trial.run, kept)
         self.tracker.end(trial.run, state, reason)
         if reason:
             self.view.say(f"{trial.name} {state}: {reason}")
+
+    def _report(self, trial: Trial) -> None:
+        """What a training came to: figures with their bounds, tables and pictures."""
+        folder = self.ready.folder / trial.name
+        newest = checkpoint.newest(folder)
+        if newest is None or not trial.has_value:
+            return
+        try:
+            score = scores.of_checkpoint(trial.name, newest, dataset.load(trial.experiment.data))
+        except ValueError as error:  # damaged since: the search has said so
+            log.warning("%s has no figures with bounds: %s", trial.name, error)
+            return
+        found = objectives.around(trial.value, score.intervals.get(self.config.metric))
+        metrics = {**scores.metrics_of(score, scores.FINAL), FINAL_OBJECTIVE: trial.value}
+        if found is not None:
+            metrics |= {f"{FINAL_OBJECTIVE}_low": found.low, f"{FINAL_OBJECTIVE}_high": found.high}
+        metrics["cost/device_seconds"] = trial.gpu_seconds
+        self.tracker.log_epoch(trial.run, trial.epoch, metrics)
+        self.tracker.set_tags(trial.run, {"slowfast_ray.device_seconds": f"{trial.gpu_seconds:.1f}"})
+        members = folder / begun.MEMBERS
+        self.tracker.log_report(trial.run, newest, members if members.is_file() else self.ready.folder / begun.MEMBERS)
 
     def train(self, board: Board, slots: Slots, *, verbose: bool) -> None:
         """Runs the jobs of `board`, which records them here; however that ends, all of them are closed."""

@@ -22,6 +22,9 @@ from slowfast_ray.learning import checkpoint, counts, intervals
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
 
+FINAL, BEST = "final", "best"
+"""What a run's newest checkpoint, and that of its best epoch, score: prefixes of metrics, with bounds beside."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -53,6 +56,16 @@ def of_predictions(name: str, predictions: Predictions, val: Split) -> Score:
 def of_checkpoint(name: str, folder: Path, data: Dataset) -> Score:
     """The score of the checkpoint in `folder`, from the predictions saved with it."""
     return of_predictions(name, checkpoint.read_predictions(folder), data.val)
+
+
+def metrics_of(score: Score, prefix: str) -> dict[str, float]:
+    """Figures and their bounds under names of their own, for MLflow: final/top1, final/top1_low, final/top1_high."""
+    return {
+        f"{prefix}/{name.split('/')[1]}{suffix}": value
+        for name, interval in score.intervals.items()
+        for suffix, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
+        if math.isfinite(value)
+    }
 
 
 def per_class_json(folder: Path, data: Dataset) -> str:

@@ -150,7 +150,8 @@ class SearchBoard:
             tags = self._ready.tags_of_trial(experiment)
         except ValueError as error:
             refusal = str(error)
-        return self._records.open(trial_name(number), number, describe(sample), experiment, sample, tags), refusal
+        title = describe(sample, experiment)
+        return self._records.open(trial_name(number), number, title, experiment, sample, tags), refusal
 
     def _recall(self, told: Told) -> None:
         """A trial that ended before this start; MLflow is told again, should it have missed something."""

@@ -1,5 +1,6 @@
 """MLflow: the search's run, a child run for each trial, the best checkpoint. The door to it; the rooms behind are
-tracking_runs.py (writing), tracking_queue.py (outages) and tracking_store.py.
+tracking_runs.py (what is told), tracking_entries.py, tracking_journal.py and tracking_queue.py (outages),
+tracking_writer.py (writing) and tracking_store.py.
 
 One process writes: the driver, which sees every row. The store is made before any trial starts, since several processes
 that open a fresh SQLite file at once break it.
@@ -9,8 +10,6 @@ import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as OutOfTime
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,15 +21,17 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at ea
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils import credentials
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from slowfast_ray.running import storage, tracking_store
+from slowfast_ray.running import storage, tracking_database, tracking_store
+from slowfast_ray.running.tracking_journal import InUseError
 from slowfast_ray.running.tracking_runs import RunHandle, Tracker
-from slowfast_ray.running.tracking_store import FINALIST, STATE, STORAGE, State, reason_of
+from slowfast_ray.running.tracking_store import FINALIST, NOTE, STATE, STORAGE, State, reason_of
 
 __all__ = [
-    "FINALIST", "STATE", "STORAGE", "RunHandle", "State", "TrackedTrial", "Tracker", "attach", "check", "resolve_uri",
-    "trials_of",
+    "FINALIST", "NOTE", "STATE", "STORAGE", "InUseError", "RunHandle", "State", "TrackedTrial", "Tracker", "attach",
+    "check", "resolve_uri", "trials_of",
 ]  # fmt: skip
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -73,9 +74,9 @@ def resolve_uri(uri: str | None) -> str:
 
 
 def check(uri: str) -> None:
-    """Raises ValueError unless the store at `uri` answers, or can be made there. Writes nothing.
+    """Raises ValueError unless the store at `uri` answers and takes the user, or can be made there. Writes nothing.
 
-    A server is told not to answer after SECONDS_TO_ANSWER.
+    A server or database is told not to answer after SECONDS_TO_ANSWER. No error shows a password.
     """
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).parent
@@ -84,30 +85,58 @@ def check(uri: str) -> None:
         storage.check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
-    executor = ThreadPoolExecutor(max_workers=1)
+    if uri.startswith("postgresql"):
+        has_tables = tracking_database.check(uri, "run.tracking_uri", SECONDS_TO_ANSWER)
+        if not has_tables:
+            return
+    name = tracking_store.experiment_name()
     with tracking_store.environment(
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(SECONDS_TO_ANSWER))
     ):
-        answer = executor.submit(lambda: MlflowClient(uri).get_experiment_by_name(tracking_store.experiment_name()))
         try:
-            found = answer.result(timeout=SECONDS_TO_ANSWER)
-        except OutOfTime as error:
+            found = tracking_database.within(SECONDS_TO_ANSWER, lambda: MlflowClient(uri).get_experiment_by_name(name))
+        except TimeoutError as error:
             raise ValueError(
-                f"The tracking server {uri} did not answer within {SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` "
-                "and that it runs."
+                f"The tracking server {tracking_database.without_password(uri)} did not answer within "
+                f"{SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` and that it runs."
             ) from error
         except Exception as error:  # each kind of store raises its own
-            raise ValueError(
-                f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it runs "
-                f"({reason_of(error)})."
-            ) from error
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            raise ValueError(_refusal(uri, name, error)) from error
+    if found is not None and found.name != name:
+        raise ValueError(_no_mlflow(uri))
     if found is not None and found.lifecycle_stage != "active":
         raise ValueError(
             f"The MLflow experiment {found.name} was deleted in {uri}; restore it, or set MLFLOW_EXPERIMENT_NAME to "
             "another name."
         )
+
+
+def _refusal(uri: str, name: str, error: Exception) -> str:
+    """What a store's refusal to give the experiment `name` means, and what to do."""
+    shown, code = tracking_database.without_password(uri), getattr(error, "error_code", "")
+    user, password = credentials.read_mlflow_creds()
+    if code == "UNAUTHENTICATED":
+        who = f"refuses the user {user} with this password" if user and password else "asks for a user and a password"
+        return (
+            f"The tracking server {shown} {who}; set MLFLOW_TRACKING_USERNAME "
+            f"({f'={user}' if user else 'not set'}) and MLFLOW_TRACKING_PASSWORD ({'set' if password else 'not set'})."
+        )
+    if code == "PERMISSION_DENIED":
+        return (
+            f"The tracking server {shown} lets the user {user} not read the experiment {name}; ask its administrator "
+            "for EDIT, or set MLFLOW_EXPERIMENT_NAME to another name."
+        )
+    if any(each in str(error) for each in ("Response body: ", "Response: {")):  # no error in MLflow's form
+        return _no_mlflow(uri)
+    reason = tracking_database.without_password(reason_of(error))
+    return f"The tracking store {shown} does not answer; check `run.tracking_uri` and that it runs ({reason})."
+
+
+def _no_mlflow(uri: str) -> str:
+    return (
+        f"What answers at {tracking_database.without_password(uri)} is no MLflow server; check the host, the port and "
+        "the path of `run.tracking_uri`."
+    )
 
 
 def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, files: Path, name: str) -> str | None:

@@ -1,85 +1,137 @@
-"""What MLflow shall know, in order, kept until the store has taken it: an outage costs a call little and loses nothing.
+"""What MLflow shall know, in order, kept in a journal until the store has taken it. A thread of its own sends it, so
+that no outage and no slow store costs a training anything.
 
 Every entry may be written again: a store that took it, but whose answer was lost, is asked for it once more.
 """
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 from slowfast_ray.running import tracking_store
+from slowfast_ray.running.tracking_entries import Entry
+from slowfast_ray.running.tracking_journal import Journal
 from slowfast_ray.running.tracking_store import is_busy, is_refusal, reason_of
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 10.0
-"""While the store is away it is asked no more often than this, and for no more than a fifth of the time."""
+"""While the store is away it is asked no more often than this."""
 SECONDS_TO_PROBE = 5
 MAX_FAILURES = 3
 """An entry that fails so often while the store answers everything else is dropped."""
 
 
-@dataclass
-class _Entry:
-    what: str
-    write: Callable[[], object]
-    num_failures: int = 0
+class Writer(Protocol):
+    """Who writes to the store."""
+
+    def write(self, entry: Entry) -> str | None:
+        """Writes an entry; gives the id of its run. Raises while the store is away, and where it refuses."""
+        ...
+
+    def probe(self) -> object:
+        """Asks the store something small. Raises while it is away."""
+        ...
 
 
 class Queue:
-    """Entries for the store at `uri`; `probe` asks it something small, and raises while it is away."""
+    """Entries for the store at `uri`, beginning with what `journal` holds unsent. `took` hears what the store took, and
+    under which id, or None where it was refused.
+    """
 
-    def __init__(self, uri: str, probe: Callable[[], object]) -> None:
-        self._uri, self._probe = uri, probe
-        self._entries: deque[_Entry] = deque()
-        self._is_away = False
+    def __init__(self, uri: str, journal: Journal, writer: Writer, took: Callable[[Entry, str | None], None]) -> None:
+        self._uri, self._journal, self._writer, self._took = uri, journal, writer, took
+        self._changed = threading.Condition()
+        self._is_away = self._is_closed = False
         self._next_try = 0.0
+        self._num_failures_of_first = 0
+        # A flush waits until all is sent, or a try has failed that began after it was asked for.
+        self._num_flushes = self._num_flushes_in_vain = 0
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._journal.unsent)
 
-    def put(self, what: str, write: Callable[[], object]) -> None:
-        """Writes, after what is still unsent. `what` names the entry, should it be refused."""
-        self._entries.append(_Entry(what, write))
-        if time.monotonic() >= self._next_try:
-            self.flush()
+    def put(self, entry: Entry) -> None:
+        """Notes an entry, and returns; it is sent after all that came before it."""
+        with self._changed:
+            self._journal.append(entry)
+            self._changed.notify_all()
 
     def flush(self) -> None:
-        """Sends what is unsent now, however short ago the store was away."""
-        started, was_away, self._next_try = time.monotonic(), self._is_away, 0.0
+        """Sends what is unsent now, however short ago the store was away; returns once it is sent, or cannot be."""
+        with self._changed:
+            self._num_flushes += 1
+            mine, self._next_try = self._num_flushes, 0.0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._journal.unsent or self._num_flushes_in_vain >= mine)
+
+    def close(self) -> None:
+        """Flushes, and ends; what is unsent stays in the journal."""
+        self.flush()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._journal.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._is_closed and not (self._journal.unsent and time.monotonic() >= self._next_try):
+                    wait = self._next_try - time.monotonic() if self._journal.unsent else None
+                    self._changed.wait(wait)
+                if self._is_closed:
+                    return
+                num_flushes = self._num_flushes
+            if not self._send():
+                with self._changed:
+                    # Asked for anew while it failed: at once. It counts from the end of the try, which may have hung.
+                    if self._num_flushes == num_flushes:
+                        self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES
+                    self._num_flushes_in_vain = num_flushes
+                    self._changed.notify_all()
+
+    def _send(self) -> bool:
+        """Sends until nothing is left; False where the store takes no more."""
+        was_away = self._is_away
         try:
-            if was_away and self._entries:
+            if was_away:
                 with tracking_store.environment(
                     MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(SECONDS_TO_PROBE)
                 ):
-                    self._probe()
-            while self._entries:
+                    self._writer.probe()
+            while self._journal.unsent and not self._is_closed:
                 self._write_first(is_answering=was_away)
-                self._come_back()
+                if self._is_away:
+                    self._is_away = False
+                    log.info("MLflow at %s takes entries again.", self._uri)
         except Exception as error:  # each kind of store and of artifact store raises its own
-            now = time.monotonic()
-            self._next_try = now + max(SECONDS_BETWEEN_TRIES, 4 * (now - started))
             if not self._is_away:
                 self._is_away = True
                 log.warning(
-                    "MLflow at %s takes no entries; they are kept and sent later (%s).", self._uri, reason_of(error)
+                    "MLflow at %s takes no entries; they are kept in %s and sent later (%s).",
+                    *(self._uri, self._journal.path, reason_of(error)),
                 )
+            return False
+        return True
 
     def _write_first(self, *, is_answering: bool) -> None:
         """Writes the first entry or drops it; raises where it stays."""
-        entry = self._entries[0]
+        _, entry = self._journal.unsent[0]
+        run_id = None
         try:
-            entry.write()
+            run_id = self._writer.write(entry)
         except Exception as error:
-            entry.num_failures += is_answering and not is_busy(error)
-            if not is_refusal(error) and entry.num_failures < MAX_FAILURES:
+            self._num_failures_of_first += is_answering and not is_busy(error)
+            if not is_refusal(error) and self._num_failures_of_first < MAX_FAILURES:
                 raise
             log.warning("MLflow at %s refuses %s, which is dropped (%s).", self._uri, entry.what, reason_of(error))
-        self._entries.popleft()
-
-    def _come_back(self) -> None:
-        if self._is_away:
-            self._is_away = False
-            log.info("MLflow at %s takes entries again.", self._uri)
+        self._num_failures_of_first = 0
+        self._took(entry, run_id)
+        with self._changed:
+            self._journal.take_first(run_id)
+            self._changed.notify_all()

@@ -8,9 +8,9 @@ import torch
 
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import preflight, scores, worker
-from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.tracking import State, Tracker
+from slowfast_ray.running import begun, logs, objectives, preflight, scores, worker
+from slowfast_ray.running.preflight import Ready, RefusedError
+from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
 from slowfast_ray.running.worker import Place, Row
 
 
@@ -45,16 +45,38 @@ def fit(
     assert experiment.run.tracking_uri is not None, "preflight resolved it"
     if not resume:
         preflight.claim(ready)
-    tracker = Tracker(experiment.run.tracking_uri)
-    run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
+    try:
+        tracker = Tracker(experiment.run.tracking_uri, folder)
+    except InUseError as error:
+        raise RefusedError(str(error)) from error
+    with tracker:
+        run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
+        row = _fit(tracker, run, ready, objective, verbose=verbose, on_row=on_row, on_step=on_step)
+    return Outcome(row=row, run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
+
+
+def _fit(
+    tracker: Tracker,
+    run: RunHandle,
+    ready: Ready,
+    objective: str,
+    *,
+    verbose: bool,
+    on_row: Callable[[Row], None],
+    on_step: Callable[[Step], None],
+) -> Row:
+    experiment, folder = ready.experiment, ready.folder
     for name, text in ready.texts().items():
         tracker.log_text(run, text, name)
+    tracker.log_dataset(run, **ready.dataset_input())
     history = _history(folder)
     rows: list[Row] = []
 
     def note(row: Row) -> None:
         if row[worker.EPOCH] > len(history):  # a run that was complete only repeats its last row
             tracker.log_epoch(run, row[worker.EPOCH], metrics_of(row))
+            if not rows:
+                tracker.set_tags(run, {"slowfast_ray.device": row[worker.DEVICE]})
         rows.append(row)
         on_row(row)
 
@@ -69,17 +91,39 @@ def fit(
 
             group.fit(ready, objective, note, verbose=verbose)
         state = "finished"
-        best = checkpoint.best(folder)
-        assert best is not None, "a finished run has saved an epoch"
-        tracker.log_folder(run, best, "best")
-        tracker.log_text(run, scores.per_class_json(best, ready.data), "per_class.json")
+        _report(tracker, run, ready)
     except KeyboardInterrupt:
         state = "stopped"
         raise
     finally:
+        if (folder / logs.LOG).is_file():
+            tracker.log_file(run, folder / logs.LOG)
         tracker.end(run, state)
-        tracker.flush()
-    return Outcome(row=rows[-1], run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
+    return rows[-1]
+
+
+def _report(tracker: Tracker, run: RunHandle, ready: Ready) -> None:
+    """What a run came to: its best checkpoint, its figures with their bounds at its best epoch and at its last, tables
+    and pictures.
+    """
+    best, newest = checkpoint.best(ready.folder), checkpoint.newest(ready.folder)
+    assert best is not None, "a finished run has saved an epoch"
+    assert newest is not None
+    progress = checkpoint.read_progress(newest)
+    tracker.log_folder(run, best, "best")
+    tracker.log_text(run, scores.per_class_json(best, ready.data), "per_class.json")
+    for prefix, folder, epoch in (
+        (scores.BEST, best, progress.best_epoch),
+        (scores.FINAL, newest, progress.epoch),
+    ):
+        score = scores.of_checkpoint(ready.name, folder, ready.data)
+        tracker.log_epoch(run, epoch, scores.metrics_of(score, prefix))
+    seconds = objectives.value(
+        progress.history, objectives.GPU_SECONDS, smooth_epochs=1, num_workers=ready.experiment.run.num_workers
+    )
+    tracker.log_epoch(run, progress.epoch, {"cost/device_seconds": seconds})
+    tracker.set_tags(run, {"slowfast_ray.device_seconds": f"{seconds:.1f}"})
+    tracker.log_report(run, best, ready.folder / begun.MEMBERS)
 
 
 def metrics_of(row: Row) -> dict[str, float]:

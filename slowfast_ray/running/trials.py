@@ -10,6 +10,9 @@ from slowfast_ray.running import objectives
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.tracking import RunHandle, State
 
+_SHORT = {"learning.batch_size": "bs"}
+_OF_CLIPS = ("data.clip_len", "data.frame_interval", "data.frame_interval_ms")
+
 
 @dataclass
 class Trial:
@@ -125,9 +128,21 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
-def describe(sample: Mapping[str, Any]) -> str:
-    """A sample in a few words: `lr=0.012 batch_size=8`."""
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={describe_value(value)}" for name, value in sample.items())
+def describe(sample: Mapping[str, Any], experiment: Experiment) -> str:
+    """What a trial of `experiment` is, in a few words: `lr=0.012 bs=8 32x2`, of clips of 32 frames, every second."""
+    words, clip = [], []
+    for name, value in sample.items():
+        if name in _OF_CLIPS:
+            clip = [_clip({**experiment.flatten(), **sample})]
+        else:
+            words.append(f"{_SHORT.get(name, name.rsplit('.', 1)[-1])}={describe_value(value)}")
+    return " ".join(words + clip)
+
+
+def _clip(values: Mapping[str, Any]) -> str:
+    interval_ms = values["data.frame_interval_ms"]
+    interval = values["data.frame_interval"] if interval_ms is None else f"{describe_value(interval_ms)}ms"
+    return f"{values['data.clip_len']}x{interval}"
 
 
 def describe_value(value: object) -> str:

@@ -5,30 +5,33 @@ What a search is, is on disk: the experiment that it began as, its space and its
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import (
     cluster,
+    logs,
     preflight,
     scores,
     search_begun,
+    search_note,
     search_rules,
     search_space,
     search_start,
     search_summary,
+    tracking,
     winner,
 )
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.progress import SearchView
 from slowfast_ray.running.records import Records
-from slowfast_ray.running.search_space import Space
+from slowfast_ray.running.search_space import Drawable, Space
 from slowfast_ray.running.searcher import SearchBoard
-from slowfast_ray.running.tracking import State, Tracker
+from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
 from slowfast_ray.running.trials import Trial
 from slowfast_ray.running.winner import Decision
 
@@ -108,22 +111,41 @@ def search(
         slots = cluster.slots(num_workers=num_workers, max_concurrent=config.max_concurrent)
         if not resume:
             preflight.claim(ready, search_begun.to_json(drawable, config))
-        with search_begun.alone(ready):
+        with search_begun.alone(ready), logs.kept_in(ready.folder):
             if resume:
                 search_begun.note(ready, drawable, config)
             trials = search_rules.open_study(ready, drawable, config)
             assert experiment.run.tracking_uri is not None, "preflight resolved it"
-            tracker = Tracker(experiment.run.tracking_uri)
-            tags = {"slowfast_ray.metric": config.objectives, **ready.tags()}
-            run = tracker.open(ready.name, experiment, ready.folder, tags=tags, resume=resume)
-            for name, text in ready.texts().items():
-                tracker.log_text(run, text, name)
-            view = SearchView(ready.name, config, experiment.learning.num_epochs)
-            records = Records(ready, config, tracker, run, view)
-            return _run(records, SearchBoard(records, trials), slots, started, verbose=verbose)
+            try:
+                tracker = Tracker(experiment.run.tracking_uri, ready.folder)
+            except InUseError as error:
+                raise RefusedError(str(error)) from error
+            with tracker:
+                run = _open(tracker, ready, drawable, config, resume=resume)
+                view = SearchView(ready.name, config, experiment.learning.num_epochs)
+                records = Records(ready, config, tracker, run, view)
+                result = _run(records, drawable, SearchBoard(records, trials), slots, verbose=verbose)
+    seconds = time.monotonic() - started
+    return replace(result, num_unsent=tracker.num_unsent, run_id=run.id or "", seconds=seconds)
 
 
-def _run(records: Records, board: SearchBoard, slots: Slots, started: float, *, verbose: bool) -> SearchResult:
+def _open(tracker: Tracker, ready: Ready, space: Drawable, config: SearchConfig, *, resume: bool) -> RunHandle:
+    """The search's run in MLflow, with what it began with."""
+    tags = {
+        "slowfast_ray.metric": config.objectives,
+        "slowfast_ray.cluster": cluster.size(),
+        tracking.NOTE: search_note.opening(ready, space, config),
+        **ready.tags(),
+    }
+    settings = {f"search.{name}": value for name, value in asdict(config).items()}
+    run = tracker.open(ready.name, ready.experiment, ready.folder, tags=tags, params=settings, resume=resume)
+    tracker.log_dataset(run, **ready.dataset_input())
+    for name, text in ready.texts().items():
+        tracker.log_text(run, text, name)
+    return run
+
+
+def _run(records: Records, space: Drawable, board: SearchBoard, slots: Slots, *, verbose: bool) -> SearchResult:
     ready, config, tracker, run = records.ready, records.config, records.tracker, records.run
     state: State = "failed"
     try:
@@ -138,13 +160,15 @@ def _run(records: Records, board: SearchBoard, slots: Slots, started: float, *, 
             tracker.log_file(run, ready.folder / winner.FINALISTS)
         if not result.halted:
             tracker.log_folder(run, search_summary.draw(ready, config, board.study, board.trials), "pictures")
+        note = search_note.closing(ready, space, config, board.trials, decision)
+        tracker.set_tags(run, {tracking.NOTE: note})
+        tracker.log_file(run, ready.folder / logs.LOG)
     except KeyboardInterrupt:
         state = "stopped"
         raise
     finally:
         tracker.end(run, state)
-        tracker.flush()
-    return replace(result, num_unsent=tracker.num_unsent, run_id=run.id or "", seconds=time.monotonic() - started)
+    return result
 
 
 def _decision(records: Records, board: SearchBoard, slots: Slots, *, verbose: bool) -> tuple[Decision | None, str]:

@@ -141,7 +141,7 @@ class FinalistBoard:
 
     def _open(self, run: FinalistRun) -> Trial:
         tags = {tracking.FINALIST: str(run.number), **self._records.ready.tags_of_trial(run.experiment)}
-        title = f"seed={run.seed} fold={run.fold} {describe(run.sample)}"
+        title = f"seed={run.seed} fold={run.fold} {describe(run.sample, run.experiment)}"
         return self._records.open(run.name, run.number, title, run.experiment, run.sample, tags)
 
     def _show(self) -> None:

@@ -8,6 +8,7 @@ whether a run is new or goes on.
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from slowfast_ray.learning.loss import Loss
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.model import freezing, pretrained, slowfast
 from slowfast_ray.model.slowfast import SlowFast
-from slowfast_ray.running import needs
+from slowfast_ray.running import logs, needs, provenance
+from slowfast_ray.running.system_metrics import Meter
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ BEST_VALUE = "best_value"
 BEST_EPOCH = "best_epoch"
 CHECKPOINT = "checkpoint"
 """Folder of the best epoch's checkpoint."""
+DEVICE = "device"
+"""What it trains on, for people."""
 FINISHED = "finished"
 """True in the row of the last planned epoch, or of the one that ended a run early: a trial that ends without it was
 stopped from outside."""
@@ -151,6 +155,26 @@ def train(
     Every worker reports the same metrics; only rank 0 writes checkpoints.
     """
     place = place or Place()
+    with logs.kept_in(folder) if place.rank == 0 else nullcontext():
+        _train(experiment, folder, objective, report, place, on_step, replay=replay)
+
+
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    objective: str,
+    send: Callable[[Row], None],
+    place: Place,
+    on_step: Callable[[Step], None],
+    *,
+    replay: bool,
+) -> None:
+    device = provenance.device_name(place.device)
+    log.info("Training in %s on %s, as one of %d worker(s).", folder, device, place.num_workers)
+
+    def report(row: Row) -> None:
+        send({**row, DEVICE: device})
+
     ready = prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
     experiment, learner = ready.experiment, ready.learner
     progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
@@ -175,16 +199,22 @@ def train(
         begin_epoch=begin_epoch,
         on_step=on_step,
     )
+    meter = Meter(place.device)
     try:
         for result in results:
             _note(progress, result.metrics)
+            log.info("Epoch %d of %d: %s.", progress.epoch, experiment.learning.num_epochs, _shown(result.metrics))
             if place.rank == 0:
                 checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
-            report(row_of(progress, folder, experiment))
+            report({**row_of(progress, folder, experiment), **meter.read()})
             if is_finished(progress, experiment):
                 break
     except DoesNotFitError as error:
         raise needs.explained(error, experiment, place.device) from error
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def is_finished(progress: Progress, experiment: Experiment) -> bool:

@@ -30,8 +30,15 @@ def id_of(run: RunHandle) -> str:
     return run.id
 
 
+def opened_once(uri: str, folder: Path, *, resume: bool = True) -> str:
+    """The id of the run of `folder`, told by a tracker of its own."""
+    with Tracker(uri, folder) as tracker:
+        run = tracker.open("first", LAPTOP, folder, resume=resume)
+    return id_of(run)
+
+
 def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> None:
-    run_id = id_of(Tracker(uri).open("first", LAPTOP, tmp_path / "first"))
+    run_id = opened_once(uri, tmp_path / "first")
     run = MlflowClient(uri).get_run(run_id)
     assert run.data.params == {name: str(value) for name, value in LAPTOP.flatten().items()}
     assert run.info.run_name == "first"
@@ -49,9 +56,9 @@ def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> Non
     ],
 )
 def test_honest_states(uri: str, tmp_path: Path, state: tracking.State, status: str) -> None:
-    tracker = Tracker(uri)
-    opened = tracker.open("first", LAPTOP, tmp_path / "first")
-    tracker.end(opened, state)
+    with Tracker(uri, tmp_path) as tracker:
+        opened = tracker.open("first", LAPTOP, tmp_path / "first")
+        tracker.end(opened, state)
     run = MlflowClient(uri).get_run(id_of(opened))
     assert (run.info.status, run.data.tags[tracking.STATE]) == (status, state)
     assert run.info.end_time is not None
@@ -59,12 +66,12 @@ def test_honest_states(uri: str, tmp_path: Path, state: tracking.State, status: 
 
 
 def test_epochs_are_steps_and_missing_ones_are_filled_in_without_doubles(uri: str, tmp_path: Path) -> None:
-    tracker = Tracker(uri)
-    opened = tracker.open("first", LAPTOP, tmp_path / "first")
     history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
-    tracker.log_epoch(opened, 1, history[0])
-    tracker.log_missing_epochs(opened, history)
-    tracker.log_missing_epochs(opened, history)
+    with Tracker(uri, tmp_path) as tracker:
+        opened = tracker.open("first", LAPTOP, tmp_path / "first")
+        tracker.log_epoch(opened, 1, history[0])
+        tracker.log_missing_epochs(opened, history)
+        tracker.log_missing_epochs(opened, history)
     for name in ("val/top1", "val/loss"):
         points = MlflowClient(uri).get_metric_history(id_of(opened), name)
         assert [(point.step, point.value) for point in points] == [
@@ -73,29 +80,32 @@ def test_epochs_are_steps_and_missing_ones_are_filled_in_without_doubles(uri: st
 
 
 def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> None:
-    tracker = Tracker(uri)
     folder = tmp_path / "it's mine"  # a quote must not break the query
-    opened = tracker.open("first", LAPTOP, folder)
-    tracker.open("second", LAPTOP, tmp_path / "second")
-    tracker.end(opened, "stopped")
-    assert Tracker(uri).open("first", LAPTOP, folder).id == opened.id
+    with Tracker(uri, tmp_path) as tracker:
+        opened = tracker.open("first", LAPTOP, folder)
+        parent = tracker.open("second", LAPTOP, tmp_path / "second")
+        tracker.end(opened, "stopped")
+    assert opened_once(uri, folder) == opened.id
     assert MlflowClient(uri).get_run(id_of(opened)).info.status == "RUNNING"
-    assert Tracker(uri).open("child", LAPTOP, folder, parent=opened).id != opened.id, "not among the children"
+    with Tracker(uri, tmp_path) as tracker:
+        parent = tracker.open("second", LAPTOP, tmp_path / "second")
+        child = tracker.open("child", LAPTOP, folder, parent=parent)
+    assert child.id != opened.id, "not among the children"
     assert len(runs_in(uri)) == 3
 
 
 def test_a_new_run_in_a_folder_that_was_deleted_is_another_one(uri: str, tmp_path: Path) -> None:
-    first = Tracker(uri).open("one", LAPTOP, tmp_path / "one", resume=False)
+    first = opened_once(uri, tmp_path / "one", resume=False)
     time.sleep(0.002)
-    second = Tracker(uri).open("one", LAPTOP, tmp_path / "one", resume=False)
-    assert first.id != second.id
-    assert Tracker(uri).open("one", LAPTOP, tmp_path / "one").id == second.id, "the newest"
+    second = opened_once(uri, tmp_path / "one", resume=False)
+    assert first != second
+    assert opened_once(uri, tmp_path / "one") == second, "the newest"
 
 
 def test_the_reason_of_a_run_that_is_made_good_goes(uri: str, tmp_path: Path) -> None:
     for state, reason in (("failed", "no memory"), ("finished", "")):
-        tracker = Tracker(uri)
-        tracker.end(tracker.open("first", LAPTOP, tmp_path / "first"), state, reason)
+        with Tracker(uri, tmp_path) as tracker:
+            tracker.end(tracker.open("first", LAPTOP, tmp_path / "first"), state, reason)
         (run,) = runs_in(uri)
         assert run.data.tags.get("slowfast_ray.error", "") == reason
         assert run.data.tags[tracking.STATE] == state
@@ -105,10 +115,10 @@ def test_told_again_by_a_later_process_a_complete_run_stays_as_it_is(uri: str, t
     history = [{"val/top1": 0.1 * epoch, "val/loss": 1.0} for epoch in (1, 2, 3)]
 
     def tell(history: list[dict[str, float]], state: tracking.State) -> dict[str, object]:
-        tracker = Tracker(uri)
-        opened = tracker.open("first", LAPTOP, tmp_path / "first")
-        tracker.log_missing_epochs(opened, history)
-        tracker.end(opened, state, "why")
+        with Tracker(uri, tmp_path) as tracker:
+            opened = tracker.open("first", LAPTOP, tmp_path / "first")
+            tracker.log_missing_epochs(opened, history)
+            tracker.end(opened, state, "why")
         time.sleep(0.01)
         (run,) = runs_in(uri)
         points = [MlflowClient(uri).get_metric_history(id_of(opened), name) for name in history[0]]
@@ -125,9 +135,9 @@ def test_told_again_by_a_later_process_a_complete_run_stays_as_it_is(uri: str, t
 
 def test_metrics_of_one_epoch_may_come_in_several_calls(uri: str, tmp_path: Path) -> None:
     for _ in range(2):
-        tracker = Tracker(uri)
-        for name in ("val/top1", "val/loss"):
-            tracker.log_epoch(tracker.open("first", LAPTOP, tmp_path / "first"), 1, {name: 0.5})
+        with Tracker(uri, tmp_path) as tracker:
+            for name in ("val/top1", "val/loss"):
+                tracker.log_epoch(tracker.open("first", LAPTOP, tmp_path / "first"), 1, {name: 0.5})
     (run,) = runs_in(uri)
     for name in ("val/top1", "val/loss"):
         assert [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, name)] == [1]
@@ -136,11 +146,11 @@ def test_metrics_of_one_epoch_may_come_in_several_calls(uri: str, tmp_path: Path
 def test_what_the_store_refuses_is_named_and_does_not_block(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = Tracker(uri)
-    opened = tracker.open("first", LAPTOP, tmp_path / "first")
-    tracker.log_epoch(opened, 1, {"a metric with #": 1.0})
-    tracker.log_folder(opened, tmp_path / "gone", "best")
-    tracker.log_epoch(opened, 2, {"val/top1": 0.5})
+    with Tracker(uri, tmp_path) as tracker:
+        opened = tracker.open("first", LAPTOP, tmp_path / "first")
+        tracker.log_epoch(opened, 1, {"a metric with #": 1.0})
+        tracker.log_folder(opened, tmp_path / "gone", "best")
+        tracker.log_epoch(opened, 2, {"val/top1": 0.5})
     assert tracker.num_unsent == 0
     refusals = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
     assert len(refusals) == 2
@@ -151,15 +161,16 @@ def test_what_the_store_refuses_is_named_and_does_not_block(
 
 def test_trials_of_a_search(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "RUNS_PER_PAGE", 2)
-    tracker = Tracker(uri)
     for number_of_search in (1, 2):
-        search = tracker.open("thermal", LAPTOP, tmp_path / f"{number_of_search}")
-        for number in range(5):
-            name = f"trial-{number:03d}"
-            trial = tracker.open(f"{name} lr=1", LAPTOP, tmp_path / f"{number_of_search}" / name, parent=search)
-            tracker.log_missing_epochs(trial, [{"val/top1": number_of_search + 0.1 * epoch} for epoch in range(number)])
-            if number:
-                tracker.end(trial, "pruned")
+        folder = tmp_path / f"{number_of_search}"
+        with Tracker(uri, folder) as tracker:
+            search = tracker.open("thermal", LAPTOP, folder)
+            for number in range(5):
+                trial = tracker.open(f"trial-{number:03d} lr=1", LAPTOP, folder / f"trial-{number:03d}", parent=search)
+                history = [{"val/top1": number_of_search + 0.1 * epoch} for epoch in range(number)]
+                tracker.log_missing_epochs(trial, history)
+                if number:
+                    tracker.end(trial, "pruned")
         time.sleep(0.002)
     trials = tracking.trials_of(uri, "thermal", "val/top1")
     assert [trial.number_name for trial in trials] == [f"trial-{number:03d}" for number in range(5)]
@@ -182,10 +193,10 @@ def an_evaluation(folder: Path) -> Path:
 
 
 def test_an_evaluation_is_attached_without_a_change_of_the_runs_state(uri: str, tmp_path: Path) -> None:
-    tracker, files = Tracker(uri), an_evaluation(tmp_path / "out")
-    folder = tmp_path / "it's mine"
-    opened = tracker.open("first", LAPTOP, folder)
-    tracker.end(opened, "stopped")
+    files, folder = an_evaluation(tmp_path / "out"), tmp_path / "it's mine"
+    with Tracker(uri, folder) as tracker:
+        opened = tracker.open("first", LAPTOP, folder)
+        tracker.end(opened, "stopped")
     run_id = id_of(opened)
     before = MlflowClient(uri).get_run(run_id).info
     assert tracking.attach(uri, folder, {"eval/top1": 0.5}, 12, files, "evaluation/epoch-012") == run_id
@@ -204,7 +215,7 @@ def test_an_evaluation_finds_its_run_in_another_experiment(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    run_id = id_of(Tracker(uri).open("first", LAPTOP, tmp_path / "first"))
+    run_id = opened_once(uri, tmp_path / "first")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     files = an_evaluation(tmp_path / "out")
     assert tracking.attach(uri, tmp_path / "first", {}, 1, files, "evaluation/epoch-001") == run_id
@@ -224,7 +235,7 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_folder(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    Tracker(new_uri).open("first", LAPTOP, tmp_path / "first")
+    opened_once(new_uri, tmp_path / "first")
     assert [path.name for path in (tmp_path / "mlartifacts").rglob("*.json")] == ["experiment.json"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -233,27 +244,31 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_everything_later(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "slowfast_ray")
-    tracker = Tracker(uri)
+    tracker = Tracker(uri, tmp_path / "first")
     opened = tracker.open("first", LAPTOP, tmp_path / "first")
+    tracker.flush()
     database, hidden = tmp_path / "mlflow.db", tmp_path / "hidden.db"
     database.rename(hidden)
     database.mkdir()  # a folder where the file was: nothing can be written there
     tracker.log_epoch(opened, 1, {"val/top1": 0.25})
     tracker.log_epoch(opened, 2, {"val/top1": 0.5})
     later = tracker.open("second", LAPTOP, tmp_path / "second", parent=opened)
+    tracker.flush()
     assert (tracker.num_unsent, later.id) == (3, None)
-    assert len([record for record in caplog.records if "kept and sent later" in record.message]) == 1
+    assert len([record for record in caplog.records if "sent later" in record.message]) == 1
     database.rmdir()
     hidden.rename(database)
     tracker.end(opened, "finished")
+    time.sleep(0.2)
     assert tracker.num_unsent == 4, "it is not asked again at once"
-    tracker.flush()
+    tracker.close()
     assert tracker.num_unsent == 0
     assert len([record for record in caplog.records if "takes entries again" in record.message]) == 1
     points = MlflowClient(uri).get_metric_history(id_of(opened), "val/top1")
     assert [(point.step, point.value) for point in points] == [(1, 0.25), (2, 0.5)]
     assert MlflowClient(uri).get_run(id_of(opened)).info.status == "FINISHED"
     assert MlflowClient(uri).get_run(id_of(later)).data.tags[MLFLOW_PARENT_RUN_ID] == opened.id
+    assert not list((tmp_path / "first").glob("tracking-*")), "what is sent leaves no journal"
 
 
 def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

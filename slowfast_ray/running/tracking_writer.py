@@ -1,0 +1,251 @@
+"""StoreWriter: writes entries to an MLflow store. Whatever it is given may be given again, to it or to a later one.
+
+MLflow appends: a run made twice is two runs, a step logged twice two points. So before anything is repeated, the store
+is asked what it has.
+"""
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property, singledispatchmethod
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import tracking_entries, tracking_store
+from slowfast_ray.running.tracking_entries import Entry
+from slowfast_ray.running.tracking_store import ERROR, STATE, STATUS, RefusedError
+
+_EXPERIMENT = "experiment.json"
+_REPORTED = "slowfast_ray.report_epoch"
+"""Tag: the epoch that a run's report is on."""
+_MOST_POINTS = 1000
+"""Of one call: MLflow's own limit."""
+
+
+@dataclass
+class _Known:
+    """What is known of a run of the store."""
+
+    id: str | None
+    """None where it was refused."""
+    parent: str | None = None
+    is_new: bool = False
+    """Whether this process made it and knows all that it holds."""
+    is_changed: bool = False
+    """Whether this process added points to it, or to its children."""
+    steps: dict[str, set[int]] = field(default_factory=dict)
+    """The steps that each metric is known to have; a metric that is missing here must be looked up."""
+
+
+class StoreWriter:
+    """Writes to one MLflow experiment, which is made where it does not exist. `run_ids` are known from before."""
+
+    def __init__(self, uri: str, experiment_name: str, run_ids: dict[str, str | None]) -> None:
+        self._uri, self._experiment_name = uri, experiment_name
+        self._experiment_id = ""
+        self._runs = {folder: _Known(run_id) for folder, run_id in run_ids.items()}
+
+    @cached_property
+    def _client(self) -> MlflowClient:  # made by the thread that sends: a database that is away takes its time
+        return tracking_store.client(self._uri)
+
+    def probe(self) -> object:
+        """Asks the store something small. Raises while it is away."""
+        return self._client.get_experiment_by_name(self._experiment_name)
+
+    def write(self, entry: Entry) -> str | None:
+        """Writes an entry; gives the id of its run. Raises RefusedError for what can never be written, and whatever the
+        store raises.
+        """
+        if not isinstance(entry, tracking_entries.Opened):
+            self._run_id(entry.run)
+        self._write(entry)
+        return self._run_id(entry.run)
+
+    def _run_id(self, folder: str) -> str:
+        known = self._runs.get(folder)
+        if known is None or known.id is None:
+            raise RefusedError("its run was refused")
+        return known.id
+
+    @singledispatchmethod
+    def _write(self, entry: Entry) -> None:
+        raise AssertionError(f"no way to write {entry}")
+
+    @_write.register
+    def _(self, entry: tracking_entries.Opened) -> None:
+        query = tracking_store.is_of(Path(entry.run))
+        tags = dict(entry.tags)
+        if entry.parent is not None:
+            try:
+                parent_id = self._run_id(entry.parent)
+            except RefusedError:
+                raise RefusedError("its parent was refused") from None
+            tags[MLFLOW_PARENT_RUN_ID] = parent_id
+            query += f" AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+        if not entry.resume:  # a try before this one may have made it, with its answer lost
+            query += f" AND attributes.start_time = {entry.started_ms}"
+        runs = self._client.search_runs([self._experiment()], query, ViewType.ACTIVE_ONLY, max_results=1)
+        found, known = (runs[0] if runs else None), _Known(None, entry.parent)
+        if found is None:
+            # MLflow's client itself would post again after a lost answer, and make a second run.
+            with tracking_store.environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
+                found = self._client.create_run(self._experiment(), entry.started_ms, tags)
+            known.is_new = True
+        run_id = known.id = found.info.run_id
+        before = self._runs.get(entry.run)
+        if before is not None and before.id == run_id:  # asked again in one process
+            known = before
+        self._runs[entry.run] = known
+        if known.is_new:
+            self._change(entry.run)
+        if found.info.status != "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        self._complete(run_id, found, entry, tags)
+
+    def _complete(self, run_id: str, found: Run, entry: tracking_entries.Opened, tags: dict[str, str]) -> None:
+        """Adds what a run lacks that was made, but not to the end. What it has stays: it began as that."""
+        params = {key: value for key, value in entry.params.items() if key not in found.data.params}
+        missing = {key: value for key, value in tags.items() if key not in found.data.tags}
+        if params or missing:
+            self._client.log_batch(
+                run_id,
+                params=[Param(key, value) for key, value in params.items()],
+                tags=[RunTag(key, value) for key, value in missing.items()],
+            )
+        if params or all(file.path != _EXPERIMENT for file in self._client.list_artifacts(run_id)):
+            self._client.log_text(run_id, entry.experiment_json, _EXPERIMENT)
+
+    @_write.register
+    def _(self, entry: tracking_entries.Measured) -> None:
+        run_id, known = self._run_id(entry.run), self._runs[entry.run]
+        missing = [
+            Metric(name, value, at_ms, step)
+            for name, value, step, at_ms in entry.points
+            if step not in self._steps(run_id, known, name)
+        ]
+        if not missing:
+            return
+        self._change(entry.run)
+        try:
+            for first in range(0, len(missing), _MOST_POINTS):
+                self._client.log_batch(run_id, metrics=missing[first : first + _MOST_POINTS])
+        except Exception:  # the store may have taken it, or a part
+            known.is_new = False
+            known.steps.clear()
+            raise
+        for point in missing:
+            known.steps[point.key].add(point.step)
+
+    def _steps(self, run_id: str, known: _Known, name: str) -> set[int]:
+        if name not in known.steps:
+            history = [] if known.is_new else self._client.get_metric_history(run_id, name)
+            known.steps[name] = {point.step for point in history}
+        return known.steps[name]
+
+    @_write.register
+    def _(self, entry: tracking_entries.Tagged) -> None:
+        tags = [RunTag(key, self._linked(value)) for key, value in entry.tags.items()]
+        self._client.log_batch(self._run_id(entry.run), tags=tags)
+
+    def _linked(self, text: str) -> str:
+        """`text` with its links to folders of runs as links to their pages; of runs that were refused, without."""
+
+        def link(match: re.Match[str]) -> str:
+            known = self._runs.get(match["folder"])
+            if known is None or known.id is None:
+                return match["title"]
+            return f"[{match['title']}](#/experiments/{self._experiment()}/runs/{known.id})"
+
+        return re.sub(r"\[(?P<title>[^\]]*)\]\(run:(?P<folder>[^)]*)\)", link, text)
+
+    @_write.register
+    def _(self, entry: tracking_entries.Text) -> None:
+        self._client.log_text(self._run_id(entry.run), entry.text, entry.name)
+
+    @_write.register
+    def _(self, entry: tracking_entries.File) -> None:
+        if not Path(entry.path).is_file():
+            raise RefusedError(f"{entry.path} is gone")
+        self._client.log_artifact(self._run_id(entry.run), entry.path, entry.folder)
+
+    @_write.register
+    def _(self, entry: tracking_entries.Folder) -> None:
+        if not Path(entry.path).is_dir():
+            raise RefusedError(f"{entry.path} is gone")
+        self._client.log_artifacts(self._run_id(entry.run), entry.path, entry.name)
+
+    @_write.register
+    def _(self, entry: tracking_entries.Reported) -> None:
+        from slowfast_ray.running import report_files  # matplotlib takes a second to import
+
+        try:
+            epoch = str(checkpoint.read_progress(Path(entry.checkpoint)).epoch)
+        except ValueError as error:  # deleted, or damaged, since
+            raise RefusedError(str(error)) from error
+        if self._client.get_run(self._run_id(entry.run)).data.tags.get(_REPORTED) == epoch:
+            return
+        with tempfile.TemporaryDirectory(prefix="report-") as folder:
+            try:
+                report_files.write(Path(entry.checkpoint), Path(entry.members), Path(folder))
+            except ValueError as error:
+                raise RefusedError(str(error)) from error
+            self._client.log_artifacts(self._run_id(entry.run), folder, report_files.NAME)
+        self._client.set_tag(self._run_id(entry.run), _REPORTED, epoch)
+
+    @_write.register
+    def _(self, entry: tracking_entries.Dataset) -> None:
+        dataset = Dataset(
+            name=entry.name,
+            digest=entry.digest,
+            source_type="local",
+            source=json.dumps({"uri": entry.source}),
+            profile=json.dumps(entry.profile),
+        )
+        inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training and validation")])]
+        self._client.log_inputs(self._run_id(entry.run), inputs)  # the same one twice is one
+
+    @_write.register
+    def _(self, entry: tracking_entries.Ended) -> None:
+        run_id, known = self._run_id(entry.run), self._runs[entry.run]
+        before = self._client.get_run(run_id)
+        ended_ms = entry.ended_ms
+        if before.info.end_time and before.data.tags.get(STATE) == entry.state and not known.is_changed:
+            ended_ms = before.info.end_time
+        tags = {STATE: entry.state, **({ERROR: entry.reason[:4000]} if entry.reason else {})}
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        if not entry.reason and ERROR in before.data.tags:  # of an earlier start, which this one has made good
+            self._client.delete_tag(run_id, ERROR)
+        self._client.set_terminated(run_id, STATUS[entry.state], ended_ms)
+        known.is_changed = False
+
+    def _change(self, folder: str | None) -> None:
+        """Notes that something was added to a run, and so to its parent."""
+        while folder is not None and (known := self._runs.get(folder)) is not None:
+            known.is_changed = True
+            folder = known.parent
+
+    def _experiment(self) -> str:
+        """The id of the experiment, which is found or made."""
+        if not self._experiment_id:
+            found = self._client.get_experiment_by_name(self._experiment_name)
+            self._experiment_id = found.experiment_id if found is not None else self._make_experiment()
+        return self._experiment_id
+
+    def _make_experiment(self) -> str:
+        location = None
+        if self._uri.startswith("sqlite:///"):  # beside the database, absolute: workers have other working folders
+            location = (Path(self._uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+        try:
+            return self._client.create_experiment(self._experiment_name, artifact_location=location)
+        except MlflowException:  # another search made it in between
+            found = self._client.get_experiment_by_name(self._experiment_name)
+            if found is None:
+                raise
+            return found.experiment_id
