@@ -40,6 +40,7 @@ DOORS = {
     "matplotlib": {
         "slowfast_ray/running/audit_",
         "slowfast_ray/running/evaluation_pictures.py",
+        "slowfast_ray/running/prediction_pictures.py",
         "slowfast_ray/running/search_pictures.py",
     },
     "plotly": {"slowfast_ray/running/search"},

@@ -96,13 +96,14 @@ def exits_cleanly(*kinds: type[Exception], interrupted: str = "Interrupted.") ->
 
 def quiet_logs(*, verbose: bool) -> None:
     """The package's own notes at INFO when verbose, at WARNING otherwise; other libraries at ERROR unless verbose."""
+    there = set(logging.getLogger().handlers)
     logging.basicConfig(
         level=logging.WARNING if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
     own, shown = logging.getLogger("slowfast_ray"), logging.INFO if verbose else logging.WARNING
     own.setLevel(shown)
     # The file of a run takes more than the terminal (running/logs.py), so that the terminal has a filter of its own.
-    for handler in logging.getLogger().handlers:
+    for handler in set(logging.getLogger().handlers) - there:
         handler.addFilter(lambda record: not record.name.startswith(own.name) or record.levelno >= shown)
     if not verbose:
         warnings.simplefilter("ignore")

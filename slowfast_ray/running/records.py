@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FINAL_OBJECTIVE = f"{scores.FINAL}/objective"
 """What a trial is worth: the first objective, over its last epochs; with its bounds beside."""
 
+DEVICE_SECONDS = "cost/device_seconds"
+"""What it cost: how long it held its GPUs, or its workers where there are none."""
+
 
 class Records:
     """The trainings of a search, by their names, each a child of the search's run in MLflow."""
@@ -126,7 +129,7 @@ class Records:
         metrics = {**scores.metrics_of(score, scores.FINAL), FINAL_OBJECTIVE: trial.value}
         if found is not None:
             metrics |= {f"{FINAL_OBJECTIVE}_low": found.low, f"{FINAL_OBJECTIVE}_high": found.high}
-        metrics["cost/device_seconds"] = trial.gpu_seconds
+        metrics[DEVICE_SECONDS] = trial.gpu_seconds
         self.tracker.log_epoch(trial.run, trial.epoch, metrics)
         self.tracker.set_tags(trial.run, {"slowfast_ray.device_seconds": f"{trial.gpu_seconds:.1f}"})
         members = folder / begun.MEMBERS

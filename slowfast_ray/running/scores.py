@@ -59,9 +59,11 @@ def of_checkpoint(name: str, folder: Path, data: Dataset) -> Score:
 
 
 def metrics_of(score: Score, prefix: str) -> dict[str, float]:
-    """Figures and their bounds under names of their own, for MLflow: final/top1, final/top1_low, final/top1_high."""
+    """Figures and their bounds under names of their own, for MLflow: final/top1, final/top1_low,
+    final/top1_high. With 4 digits: MLflow shows all that there are.
+    """
     return {
-        f"{prefix}/{name.split('/')[1]}{suffix}": value
+        f"{prefix}/{name.split('/')[1]}{suffix}": round(value, 4)
         for name, interval in score.intervals.items()
         for suffix, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
         if math.isfinite(value)

@@ -6,13 +6,14 @@ One process writes: the driver, which sees every row. The store is made before a
 that open a fresh SQLite file at once break it.
 """
 
+import contextlib
 import difflib
 import os
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
@@ -60,7 +61,7 @@ def resolve_uri(uri: str | None) -> str:
     prefix = "sqlite:///"
     if uri.startswith(prefix):
         return prefix + os.fspath(Path(uri.removeprefix(prefix)).expanduser().absolute())
-    if urlsplit(uri).password:
+    if tracking_database.without_password(uri) != uri:
         raise ValueError(
             "`run.tracking_uri` holds a password, which would be written beside every checkpoint; take it out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
@@ -85,6 +86,7 @@ def check(uri: str) -> None:
         storage.check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
+        _check_sqlite(uri)
     if uri.startswith("postgresql"):
         has_tables = tracking_database.check(uri, "run.tracking_uri", SECONDS_TO_ANSWER)
         if not has_tables:
@@ -109,6 +111,18 @@ def check(uri: str) -> None:
             f"The MLflow experiment {found.name} was deleted in {uri}; restore it, or set MLFLOW_EXPERIMENT_NAME to "
             "another name."
         )
+
+
+def _check_sqlite(uri: str) -> None:
+    """Raises ValueError where the file is no database; MLflow would try ten times over, for two minutes."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it is MLflow's ({error})."
+        ) from error
 
 
 def _refusal(uri: str, name: str, error: Exception) -> str:

@@ -136,6 +136,19 @@ class Dataset(Entry):
 
 
 @dataclass(frozen=True)
+class Viewed(Entry):
+    """How MLflow's page shows the trials of a search: which columns stand first, in which order, which charts."""
+
+    parameters: tuple[str, ...]
+    metrics: tuple[str, ...]
+    higher_is_better: bool
+
+    @property
+    def _subject(self) -> str:
+        return "the view of the trials"
+
+
+@dataclass(frozen=True)
 class Ended(Entry):
     """A run ends: its honest state, the reason for it, and when [ms since 1970]."""
 
@@ -149,7 +162,7 @@ class Ended(Entry):
 
 
 KINDS: dict[str, type[Entry]] = {
-    kind.__name__: kind for kind in (Opened, Measured, Tagged, Text, File, Folder, Reported, Dataset, Ended)
+    kind.__name__: kind for kind in (Opened, Measured, Tagged, Text, File, Folder, Reported, Dataset, Viewed, Ended)
 }
 
 
@@ -160,7 +173,9 @@ def to_json(entry: Entry) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Entry:
     """The entry that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    rest = {name: value for name, value in values.items() if name != "kind"}
+    rest: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name != "kind"
+    }
     if values["kind"] == Measured.__name__:
         rest["points"] = tuple(tuple(point) for point in rest["points"])
     return KINDS[values["kind"]](**rest)

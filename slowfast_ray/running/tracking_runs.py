@@ -28,6 +28,7 @@ from slowfast_ray.running.tracking_entries import (
     Reported,
     Tagged,
     Text,
+    Viewed,
 )
 from slowfast_ray.running.tracking_journal import Journal
 from slowfast_ray.running.tracking_queue import Queue
@@ -144,6 +145,12 @@ class Tracker:
     def log_dataset(self, run: RunHandle, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """What the run was trained on, as MLflow's dataset input."""
         self._queue.put(Dataset(run.folder, name, digest, source, dict(profile)))
+
+    def share_view(
+        self, run: RunHandle, *, parameters: Sequence[str], metrics: Sequence[str], higher_is_better: bool
+    ) -> None:
+        """How MLflow's page shows the children of a search: see tracking_view.share_view."""
+        self._queue.put(Viewed(run.folder, tuple(parameters), tuple(metrics), higher_is_better))
 
     def set_tags(self, run: RunHandle, tags: Mapping[str, str]) -> None:
         """Tags, over those that are there; a text may link to other runs, `[title](run:/folder/of/the/run)`."""

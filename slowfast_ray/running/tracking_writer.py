@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import tracking_entries, tracking_store
+from slowfast_ray.running import tracking_entries, tracking_store, tracking_view
 from slowfast_ray.running.tracking_entries import Entry
 from slowfast_ray.running.tracking_store import ERROR, STATE, STATUS, RefusedError
 
@@ -212,6 +212,17 @@ class StoreWriter:
         self._client.log_inputs(self._run_id(entry.run), inputs)  # the same one twice is one
 
     @_write.register
+    def _(self, entry: tracking_entries.Viewed) -> None:
+        tracking_view.share_view(
+            self._client,
+            self._experiment(),
+            parameters=entry.parameters,
+            metrics=entry.metrics,
+            higher_is_better=entry.higher_is_better,
+            search_id=self._run_id(entry.run),
+        )
+
+    @_write.register
     def _(self, entry: tracking_entries.Ended) -> None:
         run_id, known = self._run_id(entry.run), self._runs[entry.run]
         before = self._client.get_run(run_id)
@@ -242,6 +253,8 @@ class StoreWriter:
         location = None
         if self._uri.startswith("sqlite:///"):  # beside the database, absolute: workers have other working folders
             location = (Path(self._uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+        elif not self._uri.startswith("http"):  # a database without a server: MLflow would take a relative path
+            location = Path("mlartifacts").absolute().as_uri()
         try:
             return self._client.create_experiment(self._experiment_name, artifact_location=location)
         except MlflowException:  # another search made it in between

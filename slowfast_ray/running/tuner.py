@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint
+from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.running import (
     cluster,
     logs,
+    objectives,
     preflight,
     scores,
     search_begun,
@@ -28,7 +29,7 @@ from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.progress import SearchView
-from slowfast_ray.running.records import Records
+from slowfast_ray.running.records import DEVICE_SECONDS, FINAL_OBJECTIVE, Records
 from slowfast_ray.running.search_space import Drawable, Space
 from slowfast_ray.running.searcher import SearchBoard
 from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
@@ -140,6 +141,14 @@ def _open(tracker: Tracker, ready: Ready, space: Drawable, config: SearchConfig,
     settings = {f"search.{name}": value for name, value in asdict(config).items()}
     run = tracker.open(ready.name, ready.experiment, ready.folder, tags=tags, params=settings, resume=resume)
     tracker.log_dataset(run, **ready.dataset_input())
+    objective = [f"{FINAL_OBJECTIVE}{bound}" for bound in ("", "_low", "_high")]
+    scored = [*config.names, counts.VAL_TOP1, counts.VAL_LOSS, DEVICE_SECONDS]
+    tracker.share_view(
+        run,
+        parameters=list(space.distributions),
+        metrics=list(dict.fromkeys(objective + [name for name in scored if name != objectives.GPU_SECONDS])),
+        higher_is_better=objectives.HIGHER_IS_BETTER[config.metric],
+    )
     for name, text in ready.texts().items():
         tracker.log_text(run, text, name)
     return run
