@@ -1,11 +1,12 @@
-"""Which entries did MLflow miss, because it was away when a run or a search ended or died? Sends them.
+"""What did MLflow miss, because it was away when a run or a search ended or died?
 
 Run       python experiments/sync_tracking.py runs            (all runs in the folder; or runs/NAME)
 Laptop    the same
 Cost      about 20 ms an entry on SQLite, 100 ms over HTTP
 Expected  a line for each journal that was left; no line where nothing was
 
-A search that lives sends its own. Runs that a dead driver left open are marked as stopped; --resume goes on with them.
+What was missed is sent. A search that lives sends its own. Runs that a dead driver left open are marked as stopped;
+--resume goes on with them.
 """
 
 import sys

@@ -13,6 +13,8 @@ With one worker it trains in this process: a debugger works. --resume goes on af
     --preset earlier        the recipe of the earlier system: hours on a GPU, so look at its --dry-run first
 """
 
+from pathlib import Path
+
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import cluster, commands, follow_ups, plan, preflight, sanity, summary, trainer, worker
@@ -56,8 +58,9 @@ def main() -> None:
     summary.per_class(ready)
     summary.closing(ready, flags.metric, flags.name, outcome.row, ready.experiment)
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
+    print(f"For others:    {follow_ups.register_command(Path(outcome.row[worker.CHECKPOINT]))}")
     if outcome.num_unsent:
-        print(f"MLflow lacks {outcome.num_unsent} entries; progress.json beside the checkpoint has the metrics.")
+        print(f"MLflow lacks {outcome.num_unsent} entries; once it is back: {follow_ups.sync_command(ready)}")
     print(f"Compare runs:  {follow_ups.mlflow_command(outcome.tracking_uri)}")
 
 

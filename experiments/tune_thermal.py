@@ -72,8 +72,10 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
         search_summary.closing(ready, config, result.best)
         print(f"Checkpoint:       {result.checkpoint}")
         print(f"Train it again:   {again}")
+        if result.checkpoint is not None:
+            print(f"For others:       {follow_ups.register_command(result.checkpoint)}")
     if result.num_unsent:
-        print(f"MLflow lacks {result.num_unsent} entries; --resume sends what it still lacks.")
+        print(f"MLflow lacks {result.num_unsent} entries; once it is back: {follow_ups.sync_command(ready)}")
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")
     is_open = len(result.trials) < config.num_trials or any(trial.state == "stopped" for trial in result.trials)
     more = "" if is_open or result.halted else f" --search.num-trials {2 * config.num_trials}"

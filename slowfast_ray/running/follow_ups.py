@@ -43,11 +43,23 @@ def program() -> str:
     return os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
 
 
+def register_command(chosen: Path) -> str:
+    """The command that makes a registered model of a checkpoint, from the current folder."""
+    script = os.path.relpath(Path(sys.argv[0]).with_name("register_thermal.py"))
+    return shlex.join([program(), script, os.path.relpath(chosen)])
+
+
 def mlflow_command(tracking_uri: str) -> str:
     """How to open the MLflow UI on a store; for a server, its address."""
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
     return shlex.join([program(), "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri])
+
+
+def sync_command(ready: Ready) -> str:
+    """The command that sends what MLflow lacks of a run, from the current folder."""
+    script = os.path.relpath(Path(sys.argv[0]).with_name("sync_tracking.py"))
+    return shlex.join([program(), script, os.path.relpath(ready.folder)])
 
 
 def resume_command(ready: Ready) -> str:

@@ -71,6 +71,25 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """The id of the experiment of that name in the store at `uri`, which is made where it does not exist."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    location = None
+    if uri.startswith("sqlite:///"):  # beside the database, absolute: workers have other working folders
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    elif not uri.startswith("http"):  # a database without a server: MLflow would take a relative path
+        location = Path("mlartifacts").absolute().as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:  # another search made it in between
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
 def quoted(text: str) -> str:
     """A text in a filter of MLflow, which knows no escapes, but both quotes."""
     quote = '"' if "'" in text else "'"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.learning import checkpoint
@@ -245,20 +244,5 @@ class StoreWriter:
     def _experiment(self) -> str:
         """The id of the experiment, which is found or made."""
         if not self._experiment_id:
-            found = self._client.get_experiment_by_name(self._experiment_name)
-            self._experiment_id = found.experiment_id if found is not None else self._make_experiment()
+            self._experiment_id = tracking_store.experiment_id(self._client, self._uri, self._experiment_name)
         return self._experiment_id
-
-    def _make_experiment(self) -> str:
-        location = None
-        if self._uri.startswith("sqlite:///"):  # beside the database, absolute: workers have other working folders
-            location = (Path(self._uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-        elif not self._uri.startswith("http"):  # a database without a server: MLflow would take a relative path
-            location = Path("mlartifacts").absolute().as_uri()
-        try:
-            return self._client.create_experiment(self._experiment_name, artifact_location=location)
-        except MlflowException:  # another search made it in between
-            found = self._client.get_experiment_by_name(self._experiment_name)
-            if found is None:
-                raise
-            return found.experiment_id

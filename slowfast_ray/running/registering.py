@@ -1,0 +1,190 @@
+"""A checkpoint into MLflow's model registry: model folder, model card, evidence, and whether it becomes champion."""
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.dataset import Dataset
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.learning.checkpoint import Progress
+from slowfast_ray.learning.predictions import Predictions
+from slowfast_ray.running import (
+    begun,
+    evaluating,
+    model_card,
+    model_folder,
+    preflight,
+    promoting,
+    scores,
+    tracking,
+    tracking_models,
+    tracking_registration,
+)
+from slowfast_ray.running.model_choice import Choice
+from slowfast_ray.running.promoting import Decision
+from slowfast_ray.running.scores import Score
+from slowfast_ray.running.tracking_models import DIGEST, Version
+from slowfast_ray.running.tracking_registration import Entry
+
+CARD = "model_card.md"
+DIGEST_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is registered, as what, and where."""
+
+    name: str
+    uri: str
+    checkpoint: Path
+    progress: Progress
+    experiment: Experiment
+    data: Dataset
+    predictions: Predictions
+    """Of the checkpoint, for its validation samples."""
+    digest: str
+    """Of its weights."""
+    known: Version | None
+    """The version that has these weights already."""
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run or trial."""
+        return self.checkpoint.parent
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What came of it."""
+
+    version: Version
+    decision: Decision
+    is_new: bool
+    """Whether the version was made, or was there and only became champion."""
+    before: Version | None
+    """The champion that was replaced: the previous one from now on."""
+    notes: tuple[str, ...]
+
+
+def check(place: Path, *, name: str, root: str | None = None, force: bool = False) -> Plan:
+    """The plan to register `place`: the folder of a checkpoint, or of a run or trial, whose best epoch it takes.
+
+    Raises ValueError or OSError for a folder without a checkpoint or without its weights, for data that gives other
+    samples than it validated on, for a store that does not answer, a name that it does not take, and weights that are
+    registered already, unless `force` shall make them the champion.
+    """
+    with tempfile.TemporaryDirectory() as nowhere:
+        found = evaluating.check(place, out=Path(nowhere) / "unused", root=root)
+    weights = found.checkpoint / model_folder.WEIGHTS
+    if not weights.is_file():
+        raise ValueError(
+            f"{found.checkpoint} holds no weights: those of trials that cannot win are deleted; take the best, or "
+            "train again."
+        )
+    uri = tracking.resolve_uri(found.experiment.run.tracking_uri)
+    tracking_models.check(uri, name)
+    data = dataset.load(found.experiment.data)
+    recorded = begun.split_fingerprint(found.run_folder)
+    if recorded != data.fingerprint:
+        raise ValueError(
+            f"A model card tells of the samples that a checkpoint validated on, but {data.root} gives others than "
+            f"{found.run_folder} had: the split's fingerprint is {data.fingerprint}, but was {recorded}; restore the "
+            "data, or name its folder with `--root`."
+        )
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+    known = tracking_models.with_digest(uri, name, digest)
+    if known is not None:
+        champion = tracking_models.champion(uri, name)
+        if champion is not None and champion.number == known.number:
+            raise ValueError(f"{found.checkpoint} is registered already, as {known.uri}, and is the champion.")
+        if not force:
+            raise ValueError(
+                f"{found.checkpoint} is registered already, as {known.uri}; --force makes that version the champion."
+            )
+    return Plan(
+        name=name,
+        uri=uri,
+        checkpoint=found.checkpoint,
+        progress=found.progress,
+        experiment=found.experiment,
+        data=data,
+        predictions=checkpoint.read_predictions(found.checkpoint),
+        digest=digest,
+        known=known,
+    )
+
+
+def register(plan: Plan, *, force: bool = False) -> Registered:
+    """Judges, writes everything into the registry, and makes the model the champion where it shall be.
+
+    Raises ValueError or OSError where the store does not take it; what it took until then stays.
+    """
+    decision = _decide(plan, force)
+    if plan.known is None:
+        made = _write(plan, decision)
+    else:
+        made = plan.known
+        tracking_models.tag(plan.uri, made, decision.tags())
+    before = tracking_models.promote(plan.uri, made) if decision.replaces else None
+    notes = model_card.not_above(plan.predictions, plan.data, scores.of_baselines(plan.experiment.data))
+    notes += plan.data.warnings()
+    if decision.replaces and (before.uri if before else None) != decision.champion:
+        notes.append(
+            f"Another champion came meanwhile, {before.uri if before else 'none'}, which this model was not compared "
+            "with: the last one stays."
+        )
+    return Registered(made, decision, plan.known is None, before, tuple(notes))
+
+
+def _decide(plan: Plan, force: bool) -> Decision:
+    champion, evidence = tracking_models.champion(plan.uri, plan.name), None
+    if champion is not None:
+        try:
+            evidence = tracking_models.evidence(plan.uri, champion)
+        except ValueError:
+            if DIGEST in champion.tags:  # a store that is away, and not a model that somebody else registered
+                raise
+    return promoting.decide(plan.data, plan.predictions, champion and champion.uri, evidence, force=force)
+
+
+def _write(plan: Plan, decision: Decision) -> Version:
+    baselines = scores.of_baselines(plan.experiment.data)
+    with tempfile.TemporaryDirectory() as temporary:
+        model, evidence = Path(temporary) / "model", Path(temporary) / "evidence"
+        described = model_folder.write(model, plan.checkpoint, plan.data)
+        card = model_card.of(
+            plan.name, described, Choice.of(plan.checkpoint), plan.experiment, plan.data, plan.predictions, baselines
+        )
+        evidence.mkdir()
+        shutil.copyfile(plan.checkpoint / promoting.PREDICTIONS, evidence / promoting.PREDICTIONS)
+        (evidence / begun.MEMBERS).write_text(plan.data.members_json(), encoding="utf-8")
+        (evidence / promoting.DECISION).write_text(decision.to_json(), encoding="utf-8")
+        (evidence / CARD).write_text(card, encoding="utf-8")
+        entry = Entry(
+            model=model,
+            evidence=evidence,
+            run_folder=plan.run_folder,
+            experiment=plan.experiment,
+            epoch=plan.progress.epoch,
+            tags={**_tags(plan, baselines), **decision.tags()},
+            description=card,
+        )
+        return tracking_registration.register(plan.uri, plan.name, entry)
+
+
+def _tags(plan: Plan, baselines: tuple[Score, ...]) -> dict[str, str]:
+    scored = scores.of_predictions(plan.name, plan.predictions, plan.data.val)
+    return {
+        **preflight.tags_of(plan.data, baselines),
+        **{f"slowfast_ray.{name}": str(interval) for name, interval in scored.intervals.items()},
+        DIGEST: plan.digest,
+        "slowfast_ray.format_version": str(model_folder.FORMAT_VERSION),
+        "slowfast_ray.written_by": "slowfast_ray " + version("slowfast-ray"),
+        "slowfast_ray.epoch": str(plan.progress.epoch),
+    }
