@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 predicting: Any = importlib.import_module("predicting")
 
 
+@pytest.mark.slow  # it exports first
 def test_the_script_prints_every_way_side_by_side(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_program_that_says_something_else_is_not_exported(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # an export takes 10 s
 def test_a_model_by_the_clock_of_several_labels_in_16_bits(
     tiny: Experiment, tmp_path: Path, made_up_root: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_model_by_the_clock_of_several_labels_in_16_bits(
     assert content["notes"] == ["Trained in bf16; exported, checked and timed in fp32."]
 
 
+@pytest.mark.slow  # an export takes 10 s
 def test_the_script_exports_a_model_of_people_from_its_crop_on(
     tiny: Experiment,
     tmp_path: Path,

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import ray
+import torch
 from mlflow import MlflowClient
 from ray import tune
 from ray.util.placement_group import placement_group_table
 
+from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, tracking, tuner
+from slowfast_ray.running import begun, scores, tracking, tuner
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.tracking_view import VIEW
 from slowfast_ray.running.tuner import SearchResult
 from tests.running.conftest import runs_in
 
@@ -92,6 +96,64 @@ def test_mlflow_holds_the_search_and_every_trial(searched: tuple[Experiment, Sea
             assert [point.step for point in points] == list(range(1, trial.epoch + 1)), metric
             assert points[-1].value == pytest.approx(trial.history[-1][metric])
         assert run.info.end_time > run.info.start_time
+
+
+def test_a_trial_in_mlflow_says_what_it_is_worth_and_where_it_came_from(
+    searched: tuple[Experiment, SearchResult],
+) -> None:
+    experiment, result = searched
+    client = MlflowClient(experiment.run.tracking_uri)
+    for trial in result.trials:
+        run = client.get_run(trial.run.id or "")
+        lr, interval = trial.sample["learning.lr"], trial.sample["data.frame_interval"]
+        assert run.info.run_name == f"{trial.name} lr={lr:.3g} 8x{interval}"
+        folder = Path(experiment.run.storage, "search", trial.name)
+        newest = checkpoint.newest(folder)
+        assert newest is not None
+        scored = scores.of_checkpoint("", newest, dataset.load(trial.experiment.data)).intervals["val/mean_class"]
+        shown = [run.data.metrics[f"final/mean_class{bound}"] for bound in ("_low", "", "_high")]
+        assert shown == [round(each, 4) for each in (scored.low, scored.value, scored.high)]
+        assert run.data.metrics["final/objective"] == pytest.approx(trial.value)
+        assert run.data.metrics["final/objective_low"] <= trial.value <= run.data.metrics["final/objective_high"]
+        assert run.data.metrics["cost/device_seconds"] == pytest.approx(trial.gpu_seconds)
+        assert run.data.metrics["system/process_memory_megabytes"] > 100
+        tags = {name.removeprefix("slowfast_ray."): value for name, value in run.data.tags.items()}
+        assert tags["device"].startswith(("CPU", "NVIDIA"))
+        assert tags["seeds"] == "run 0, split 0"
+        assert f"torch {torch.__version__.split('+')[0]}" in tags["versions"]
+        (used,) = run.inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("made_up", tags["dataset_fingerprint"])
+        assert json.loads(used.dataset.source) == {"uri": experiment.data.root}
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert artifacts == {"experiment.json", "log.txt", "report"}
+        told = Path(client.download_artifacts(run.info.run_id, "log.txt")).read_text()
+        assert f"Epoch {trial.epoch} of 4: " in told
+        report = Path(client.download_artifacts(run.info.run_id, "report"))
+        names = {"confusion.csv", "confusion.png", "per_class.csv", "predictions.csv", "learning_curves.png"}
+        assert {file.name for file in report.iterdir()} == names
+        said = pd.read_csv(report / "predictions.csv")
+        assert (said["is_right"] == 1).mean() == pytest.approx(trial.history[-1]["val/top1"])
+
+
+def test_the_search_in_mlflow_describes_itself_and_shows_its_trials(
+    searched: tuple[Experiment, SearchResult],
+) -> None:
+    experiment, result = searched
+    client = MlflowClient(experiment.run.tracking_uri)
+    run = client.get_run(result.run_id)
+    note, best = run.data.tags[tracking.NOTE], result.best
+    assert best is not None
+    assert note.startswith("**Which `learning.lr`, `data.frame_interval` give the best val/mean_class on made_up?**")
+    assert f"[{best.name}](#/experiments/{run.info.experiment_id}/runs/{best.run.id})" in note
+    assert all(f"[{trial.name}](#" in note for trial in result.trials)
+    assert run.data.params["search.num_trials"] == "6"
+    assert run.data.tags["slowfast_ray.cluster"].endswith("2 CPUs, 0 GPUs")
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert f"{VIEW}slowfast_ray-{result.run_id}" in tags
+    assert "Trials of search, best first" in tags[tracking.NOTE]
+    folder = Path(experiment.run.storage, "search")
+    assert not list(folder.glob("tracking-*.jsonl")), "all is sent"
+    assert "trial-000 finished after 4 epoch(s)" in (folder / "log.txt").read_text()
 
 
 def test_the_best_checkpoint_is_an_artifact_of_the_search(searched: tuple[Experiment, SearchResult]) -> None:

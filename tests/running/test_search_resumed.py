@@ -24,6 +24,7 @@ def search(experiment: Experiment, *, resume: bool = False, **config: Any) -> Se
     return tuner.search(ready, SPACE, settings, resume=resume)
 
 
+@pytest.mark.slow
 def test_trials_whose_folders_are_gone_or_damaged_are_named_and_cannot_win(
     tiny: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

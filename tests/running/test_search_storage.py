@@ -49,6 +49,14 @@ def served(command: list[str], url: str, **environment: str) -> Iterator[subproc
         process.wait(timeout=30)
 
 
+def mlflow_server(port: int, folder: Path) -> list[str]:
+    return [
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/server.db",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+
+
 def wait_for(url: str) -> None:
     until = time.monotonic() + 90
     while True:
@@ -87,14 +95,59 @@ def test_optuna_dashboard_lists_the_trials_of_a_study(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
+def test_a_tracking_server_that_is_away_for_a_minute_of_a_search_gets_every_epoch_once_and_in_order(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = mlflow_server(port, tmp_path)
+    experiment = tiny.override({"run.tracking_uri": url, "learning.num_epochs": 3})
+    # More trials than there is time for: it still searches when the server is back.
+    settings = SearchConfig(num_trials=500, max_concurrent=1, scheduler="none", time_budget_min=2)
+    space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+    is_up, is_done, away = threading.Event(), threading.Event(), list[float]()
+
+    def go_away() -> None:
+        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+            is_up.set()
+            while not (tmp_path / "runs" / "search" / "trial-001" / "epoch-001").exists():
+                time.sleep(0.05)
+        away.append(time.monotonic())
+        time.sleep(60)
+        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+            away.append(time.monotonic())
+            is_done.wait()
+
+    server = threading.Thread(target=go_away)
+    server.start()
+    try:
+        assert is_up.wait(90)
+        result = tuner.search(tuner.check(experiment, space, settings, name="search"), space, settings)
+        ended = time.monotonic()
+        assert away[1] < ended, "it was back before the search was over"
+        assert result.num_unsent == 0
+        client, ran = MlflowClient(url), [trial for trial in result.trials if trial.state == "finished"]
+        assert len(ran) > 10
+        for trial in ran:
+            points = client.get_metric_history(trial.run.id or "", "val/loss")
+            assert [point.step for point in points] == [1, 2, 3]
+            assert [point.timestamp for point in points] == sorted(point.timestamp for point in points)
+            assert client.get_run(trial.run.id or "").info.status == "FINISHED"
+        found = client.get_experiment_by_name("slowfast_ray")
+        assert found is not None
+        runs = client.search_runs([found.experiment_id], max_results=1000)
+        assert len(runs) == 1 + len(result.trials), "none is there twice"
+    finally:
+        is_done.set()
+        server.join()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
 def test_a_search_outlives_a_tracking_server_that_is_away_for_two_minutes(tiny: Experiment, tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [
-        "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination", str(tmp_path / "artifacts"),
-    ]  # fmt: skip
+    command = mlflow_server(port, tmp_path)
     experiment = tiny.override({"run.tracking_uri": url, "learning.num_epochs": 2})
     settings = SearchConfig(num_trials=3, max_concurrent=1, scheduler="none")
     space = {"learning.lr": tune.loguniform(1e-6, 0.1)}

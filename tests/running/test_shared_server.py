@@ -24,6 +24,8 @@ pytest.importorskip("flask_wtf", reason="the package mlflow[auth] is not install
 
 from tests.running.team_server import BOSS, BOSS_PASSWORD, SECRETS, USERS, TeamServer, free_port, postgres, refusal_of
 
+pytestmark = pytest.mark.slow  # a database and a server that start several times
+
 WRITE = """
 import sys
 from pathlib import Path
@@ -203,7 +205,6 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_two_searches_at_once_lose_and_double_nothing(
     server: TeamServer,
     tiny_in: Callable[[Path], Experiment],

@@ -1,6 +1,8 @@
 """The MLflow store, a real SQLite one."""
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.running import tracking
 from slowfast_ray.running.tracking import RunHandle, Tracker
-from tests.running.conftest import runs_in
+from tests.running.conftest import ROOT, runs_in
 
 
 @pytest.fixture
@@ -284,3 +286,44 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_checking_writes_nothing(new_uri: str, tmp_path: Path) -> None:
     tracking.check(new_uri)
     assert list(tmp_path.iterdir()) == []
+
+
+SEARCH = """
+import pathlib, sys, time
+from slowfast_ray.experiment import LAPTOP
+from slowfast_ray.running.tracking import Tracker
+uri, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+longest = 0.0
+with Tracker(uri, folder) as tracker:
+    search = tracker.open(folder.name, LAPTOP, folder)
+    for number in range(3):
+        trial = tracker.open(f"trial-{number:03d}", LAPTOP, folder / f"trial-{number:03d}", parent=search)
+        for epoch in range(1, 21):
+            started = time.monotonic()
+            tracker.log_epoch(trial, epoch, {"val/top1": 0.01 * epoch, "val/loss": 1.0 / epoch})
+            longest = max(longest, time.monotonic() - started)
+        tracker.end(trial, "finished")
+    tracker.end(search, "finished")
+print(tracker.num_unsent, longest)
+"""
+
+
+def test_searches_that_share_an_sqlite_file_lose_nothing_and_wait_for_nobody(uri: str, tmp_path: Path) -> None:
+    folders = [tmp_path / "runs" / name for name in ("one", "two")]
+    searches = [
+        subprocess.Popen([sys.executable, "-c", SEARCH, uri, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for folder in folders
+    ]
+    for search in searches:
+        said, _ = search.communicate(timeout=120)
+        num_unsent, longest = said.split()
+        assert num_unsent == "0"
+        assert float(longest) < 1, "a call costs a line on disk, whatever the others write"
+    runs = runs_in(uri)
+    assert len(runs) == 2 * (1 + 3)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    client = MlflowClient(uri)
+    for run in runs:
+        if MLFLOW_PARENT_RUN_ID in run.data.tags:
+            points = client.get_metric_history(run.info.run_id, "val/top1")
+            assert [point.step for point in points] == list(range(1, 21))
