@@ -16,7 +16,7 @@ import torch
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import worker
-from slowfast_ray.running.worker import Place
+from slowfast_ray.running.wiring import Place
 
 RECIPE_BEFORE: dict[str, Any] = {
     "learning.lr": 0.05,

@@ -23,7 +23,7 @@ from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import begun, scores, storage, tracking, worker
+from slowfast_ray.running import begun, scores, storage, tracking, wiring
 
 _NAME_OF = {
     counts.VAL_LOSS: counts.EVAL_LOSS,
@@ -146,7 +146,7 @@ def predict(folder: Path, experiment: Experiment, data: Dataset, chosen: Sequenc
     """What the checkpoint in `folder` says of the validation samples of `data`, averaged over views, on the GPU where
     there is one. Raises ValueError for weights that do not fit.
     """
-    experiment = worker.with_classes(experiment, data)
+    experiment = wiring.with_classes(experiment, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = slowfast.build(experiment.model).to(device)
     checkpoint.load_weights(folder, model)

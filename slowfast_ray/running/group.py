@@ -19,7 +19,8 @@ from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import cluster, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.worker import Place, Row
+from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.worker import Row
 
 PLACEMENT_GROUP = "placement_group"
 """In the rows of a worker group: the id of the resources that it holds."""

@@ -27,7 +27,8 @@ from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import group, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.group import PLACEMENT_GROUP
-from slowfast_ray.running.worker import Place, Row
+from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.worker import Row
 
 NAME, EXPERIMENT, REASON = "job", "experiment", "reason"
 VERDICT = "verdict"

@@ -10,7 +10,7 @@ import torch
 from slowfast_ray.data.batches import Batch
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import step
-from slowfast_ray.running.worker import Prepared
+from slowfast_ray.running.wiring import Prepared
 
 NUM_STEPS = 3
 """That are measured, after one that warms up."""

@@ -15,10 +15,10 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import optimizer
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.model.cost import Cost, gibibytes
-from slowfast_ray.running import measuring, needs, worker
+from slowfast_ray.running import measuring, needs, wiring
 from slowfast_ray.running.measuring import Measured, share_of
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.worker import Place
+from slowfast_ray.running.wiring import Place
 
 CPU_FLOPS = 5e11
 """A step of more operations is not measured with all its clips on a CPU: two cores take 10 s for them [FLOPs]."""
@@ -55,7 +55,7 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
         needs.memory_bytes(needed, experiment, at_once) > num_bytes
         or WAYS * needed.flops_per_clip * share_of(experiment) > CPU_FLOPS
     )
-    prepared = worker.prepare(experiment, Place(num_workers=experiment.run.num_workers, device=device))
+    prepared = wiring.prepare(experiment, Place(num_workers=experiment.run.num_workers, device=device))
     try:
         measured = measuring.measure(prepared, 1 if is_large else share_of(experiment))
     except DoesNotFitError:

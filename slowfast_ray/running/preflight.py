@@ -17,7 +17,7 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import begun, scores, tracking, worker
+from slowfast_ray.running import begun, scores, tracking, wiring
 from slowfast_ray.running.scores import Score
 
 WEIGHTS = "weights.json"
@@ -172,7 +172,7 @@ def _check(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(f"`name` (={name!r}) becomes a folder: use letters, digits, '.', '_' and '-' only.")
     data = dataset.load(experiment.data)
-    experiment = worker.with_classes(experiment, data)
+    experiment = wiring.with_classes(experiment, data)
     valid = counts.metrics_for(labels_are_multi=experiment.data.labels == "multi")
     for objective in objectives:
         if objective in counts.HIGHER_IS_BETTER and objective not in valid:

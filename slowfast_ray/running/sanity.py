@@ -18,9 +18,9 @@ from slowfast_ray.data.batches import Batch
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import counts, loop, step
 from slowfast_ray.learning.counts import Counts
-from slowfast_ray.running import worker
+from slowfast_ray.running import wiring
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.worker import Place, Prepared
+from slowfast_ray.running.wiring import Place, Prepared
 
 MAX_PASSES = 200
 """Over the batches; a few dozen are enough where all fits."""
@@ -152,7 +152,7 @@ def run(ready: Ready, num_batches: int, device: torch.device, on_pass: Callable[
             f"`overfit_batches` (={num_batches}) must be within 1..{num_steps}, the batches of an epoch, each of "
             f"`learning.batch_size` (={learning.batch_size}) clips; try {min(2, num_steps)}."
         )
-    prepared = worker.prepare(plain(ready.experiment, num_steps), Place(device=device))
+    prepared = wiring.prepare(plain(ready.experiment, num_steps), Place(device=device))
     batches = list(itertools.islice(prepared.batches.train(1), num_batches))
     passes: list[Pass] = []
     is_learnt = False

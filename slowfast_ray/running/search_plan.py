@@ -8,12 +8,12 @@ from rich.text import Text
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import cluster, measuring, needs, pruning, search_rules, search_space, winner, worker
+from slowfast_ray.running import cluster, measuring, needs, pruning, search_rules, search_space, winner, wiring
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.measuring import share_of
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.search_space import Drawable, Space
-from slowfast_ray.running.worker import Place
+from slowfast_ray.running.wiring import Place
 
 CHECKPOINTS_A_TRIAL = 3
 """The newest, the best, and the one that is being written."""
@@ -115,7 +115,7 @@ def _disk_bytes(ready: Ready, config: SearchConfig) -> float:
 def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(num_workers=experiment.run.num_workers, device=device)
-    prepared = worker.prepare(experiment, place)
+    prepared = wiring.prepare(experiment, place)
     measured = measuring.measure(prepared, share_of(experiment))
     minutes = measured.epoch_seconds(prepared.batches.num_train_steps) * num_epochs / 60
     return (

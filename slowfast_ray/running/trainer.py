@@ -11,7 +11,8 @@ from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import begun, logs, objectives, preflight, scores, worker
 from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
-from slowfast_ray.running.worker import Place, Row
+from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.worker import Row
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What one training process does: wires the three wings, and turns each epoch into a checkpoint and a row.
+"""What one training process does: trains what wiring.py put together, and turns each epoch into a checkpoint and a row.
 
 The same function runs in the caller's process, in a Ray Tune trial, and on each worker of a Ray Train group; only where
 its rows go differs. It continues from the newest checkpoint of its folder, so whoever starts it decides, by the folder,
@@ -9,28 +9,21 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from slowfast_ray.data import dataset
-from slowfast_ray.data.batches import Batch, Batches
-from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts, loop, step
+from slowfast_ray.learning import checkpoint, counts, loop
 from slowfast_ray.learning.checkpoint import Progress
-from slowfast_ray.learning.counts import Counts
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.learning.loss import Loss
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.model import freezing, pretrained, slowfast
-from slowfast_ray.model.slowfast import SlowFast
-from slowfast_ray.running import logs, needs, provenance
+from slowfast_ray.running import logs, needs, provenance, wiring
 from slowfast_ray.running.system_metrics import Meter
+from slowfast_ray.running.wiring import Place
 
 log = logging.getLogger(__name__)
 
@@ -49,94 +42,6 @@ DEVICE = "device"
 FINISHED = "finished"
 """True in the row of the last planned epoch, or of the one that ended a run early: a trial that ends without it was
 stopped from outside."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among the workers of a run, and what it computes on."""
-
-    rank: int = 0
-    num_workers: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    num_threads: int | None = None
-    """Threads of torch on the CPU; None leaves its own choice."""
-
-
-def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
-    """`experiment` with the number of classes of its dataset. Raises ValueError where it names another one."""
-    num_classes = experiment.model.num_classes
-    if num_classes not in (None, len(data.classes)):
-        raise ValueError(
-            f"`model.num_classes` (={num_classes}) must be the {len(data.classes)} classes that {data.root} lists; "
-            "leave it out."
-        )
-    return experiment.override({"model.num_classes": len(data.classes)})
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What trains, before its first step: the wings, wired."""
-
-    experiment: Experiment
-    """With its classes known."""
-    data: Dataset
-    batches: Batches
-    learner: Learner
-    loss: Loss
-
-    def train_step(self, batch: Batch) -> torch.Tensor:
-        """Moves the weights by one batch; gives its mean loss."""
-        total = Counts.zero(batch.clip_B1THW.device)
-        return step.take(self.learner, batch.clip_B1THW, batch.label_B, self.experiment.learning, self.loss, total)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Puts the network into the state in which it trains in an epoch, counted from 1."""
-        assert isinstance(self.learner.model, SlowFast)
-        freezing.begin_epoch(self.learner.model, self.experiment.model, epoch)
-
-
-def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> Prepared:
-    """Reads the data and builds the network that `experiment` describes, with the weights that it starts from; without
-    them where it goes on from a checkpoint.
-    """
-    _compute_as(experiment, place)
-    data = dataset.load(experiment.data)
-    experiment = with_classes(experiment, data)
-    torch.manual_seed(experiment.run.seed)
-    model = slowfast.build(experiment.model).to(place.device)
-    if experiment.model.weights is not None and not goes_on:
-        pretrained.load(model, experiment.model, data.classes)
-    batches = Batches(
-        data,
-        experiment.data,
-        batch_size=experiment.learning.batch_size,
-        seed=experiment.run.seed,
-        device=place.device,
-        rank=place.rank,
-        num_workers=place.num_workers,
-    )
-    learner = Learner.start(
-        model,
-        experiment.learning,
-        batches.num_train_steps,
-        num_workers=place.num_workers,
-        depth_of=freezing.depth_of,
-    )
-    num_train_K = data.train.num_per_class_K(len(data.classes))
-    loss = Loss.of(experiment.learning, num_train_K, len(data.train), place.device)
-    return Prepared(experiment, data, batches, learner, loss)
-
-
-def _compute_as(experiment: Experiment, place: Place) -> None:
-    """Settings of this whole process; Tune trains one trial after the other in it."""
-    is_deterministic = experiment.run.deterministic
-    if is_deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-    torch.use_deterministic_algorithms(is_deterministic)
-    if is_deterministic and place.device.type == "cpu":
-        torch.set_num_threads(1)  # threads add in another order on a machine with other cores
-    elif place.num_threads is not None:
-        torch.set_num_threads(place.num_threads)
 
 
 def train(
@@ -175,7 +80,7 @@ def _train(
     def report(row: Row) -> None:
         send({**row, DEVICE: device})
 
-    ready = prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
+    ready = wiring.prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
     experiment, learner = ready.experiment, ready.learner
     progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
     if replay:

@@ -10,7 +10,7 @@ from torch import nn
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import worker
+from slowfast_ray.running import wiring, worker
 
 BUILD = slowfast.build
 
@@ -28,11 +28,11 @@ def without_batch_norm(config: Any) -> slowfast.SlowFast:
 def train_share(rank: int, num_workers: int, experiment_json: str, folder: str) -> None:
     """One of the processes of the group."""
     torch.set_num_threads(1)
-    worker.slowfast.build = without_batch_norm
+    wiring.slowfast.build = without_batch_norm
     if num_workers > 1:
         torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", world_size=num_workers, rank=rank)
     rows: list[worker.Row] = []
-    place = worker.Place(rank=rank, num_workers=num_workers)
+    place = wiring.Place(rank=rank, num_workers=num_workers)
     worker.train(Experiment.from_json(experiment_json), Path(folder) / "run", "val/top1", rows.append, place)
     Path(folder, f"rows-{rank}.json").write_text(json.dumps(rows))
     if num_workers > 1:

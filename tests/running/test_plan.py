@@ -8,8 +8,8 @@ import torch
 
 from slowfast_ray.experiment import EARLIER, Experiment
 from slowfast_ray.model import cost
-from slowfast_ray.running import measuring, plan, preflight, worker
-from slowfast_ray.running.worker import Place
+from slowfast_ray.running import measuring, plan, preflight, wiring
+from slowfast_ray.running.wiring import Place
 from tests.running.conftest import flags_of
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_frozen_stages_and_rates_of_the_parts_are_in_the_plan(tiny: Experiment) 
 
 def test_time_is_that_of_all_clips_also_where_few_are_measured(tiny: Experiment) -> None:
     experiment = tiny.override({"data.clip_len": 32, "data.height": 64, "data.width": 64})
-    whole, single = (measuring.measure(worker.prepare(experiment, Place()), num_clips) for num_clips in (8, 1))
+    whole, single = (measuring.measure(wiring.prepare(experiment, Place()), num_clips) for num_clips in (8, 1))
     assert (whole.num_steps, whole.num_clips, single.num_clips) == (3, 8, 1)
     # A rough law, since other processes share the cores: eight times one clip is about as long as eight clips.
     assert 0.2 < single.step_seconds / whole.step_seconds < 5
@@ -86,7 +86,7 @@ def test_time_is_that_of_all_clips_also_where_few_are_measured(tiny: Experiment)
 
 def test_statistics_taken_anew_are_in_the_time_of_an_epoch(tiny: Experiment) -> None:
     plain, anew = (
-        measuring.measure(worker.prepare(tiny.override({"learning.precise_batch_norm": count}), Place()), 8)
+        measuring.measure(wiring.prepare(tiny.override({"learning.precise_batch_norm": count}), Place()), 8)
         for count in (0, 3)
     )
     assert plain.statistics_seconds == 0

@@ -49,14 +49,14 @@ def test_under_several_labels_every_class_of_every_clip_must_be_right(tiny: Expe
 
 def test_a_low_loss_of_no_to_everything_is_not_learnt(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     # Focal loss of several labels falls below the bound by the classes' frequencies alone: here all clips are blank.
-    draw = sanity.worker.Batches.train
+    draw = sanity.wiring.Batches.train
 
     def blank(batches: Any, epoch: int) -> Iterator[Any]:
         for batch in draw(batches, epoch):
             batch.clip_B1THW.zero_()
             yield batch
 
-    monkeypatch.setattr(sanity.worker.Batches, "train", blank)
+    monkeypatch.setattr(sanity.wiring.Batches, "train", blank)
     monkeypatch.setattr(sanity, "MAX_PASSES", 40)
     found, passes = run(
         tiny.override({"data.labels": "multi", "learning.loss": "focal", "learning.focal_gamma": 4.0}), 1

@@ -17,10 +17,11 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, step
 from slowfast_ray.model import cost, slowfast
-from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
+from slowfast_ray.running import commands, follow_ups, preflight, trainer, wiring, worker
 from slowfast_ray.running.flags import TrainFlags
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
@@ -79,7 +80,7 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     experiment = Experiment.from_json((folder / "experiment.json").read_text())
     model = slowfast.build(experiment.model)
     checkpoint.load_weights(folder, model)
-    data = worker.dataset.load(experiment.data)
+    data = dataset.load(experiment.data)
     batches = worker.Batches(data, experiment.data, batch_size=8, seed=0, device=torch.device("cpu"))
     found = worker.loop.evaluate(model, batches.val(), batches.num_val_samples, experiment.learning)
     assert found.metrics()["val/top1"] == pytest.approx(outcome.row[worker.BEST_VALUE])
@@ -275,7 +276,7 @@ def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
     # 34 samples in batches of 8 are 4 steps an epoch: 20 steps in 5 epochs, augmentation included.
     experiment = tiny.override({"learning.num_epochs": 5, "learning.lr": 0.001, "model.dropout": 0.0})
     losses: dict[int, list[float]] = {}
-    monkeypatch.setattr(worker.slowfast, "build", gloo.without_batch_norm)  # and undone at the end
+    monkeypatch.setattr(wiring.slowfast, "build", gloo.without_batch_norm)  # and undone at the end
     for num_workers in (1, 2):
         folder = tmp_path / str(num_workers)
         folder.mkdir()
