@@ -18,8 +18,9 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from slowfast_ray.data import dataset
+from slowfast_ray.data.batches import Batches
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, counts, step
+from slowfast_ray.learning import checkpoint, counts, loop, step
 from slowfast_ray.model import cost, slowfast
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, wiring, worker
 from slowfast_ray.running.flags import TrainFlags
@@ -81,8 +82,8 @@ def test_the_checkpoint_scores_what_was_reported(tiny: Experiment) -> None:
     model = slowfast.build(experiment.model)
     checkpoint.load_weights(folder, model)
     data = dataset.load(experiment.data)
-    batches = worker.Batches(data, experiment.data, batch_size=8, seed=0, device=torch.device("cpu"))
-    found = worker.loop.evaluate(model, batches.val(), batches.num_val_samples, experiment.learning)
+    batches = Batches(data, experiment.data, batch_size=8, seed=0, device=torch.device("cpu"))
+    found = loop.evaluate(model, batches.val(), batches.num_val_samples, experiment.learning)
     assert found.metrics()["val/top1"] == pytest.approx(outcome.row[worker.BEST_VALUE])
     assert len(found.target) == len(data.val)
 
