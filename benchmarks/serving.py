@@ -106,11 +106,8 @@ def served(model: Path, folder: Path) -> Iterator[int]:
         }
         for i, settings in enumerate(WAYS.values())
     ]
-    config = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "applications": applications,
-    }
+    http = {"host": "127.0.0.1", "port": port}
+    config = {"proxy_location": "HeadOnly", "http_options": http, "applications": applications}
     (folder / "serve.json").write_text(json.dumps(config))  # JSON is YAML
     command = [str(Path(sys.executable).with_name("serve")), "run", str(folder / "serve.json")]
     own = {
@@ -161,7 +158,7 @@ def sensor(port: int, way: int, request: tuple[bytes, str], until: float, first:
         if answer.status != 200:
             raise SystemExit(body.decode())
         ended = time.perf_counter()
-        # From the moment it was due: a server that is late with one answer is late with the next one as well.
+        # From when it was due: a server that is late with one answer is late with the next one as well.
         found.append(ended - (due if every else now))
         due += every
     return found
@@ -188,8 +185,8 @@ def floor(predictor: Predictor, clip_THW: np.ndarray, flags: Flags, to: Measured
     while (now := time.perf_counter()) < until:
         predictor.of_clips(clip_THW[None])
         to.seconds.append(time.perf_counter() - now)
-    to.spent += sum(to.seconds) - to.spent
-    to.num_clips, to.num_batches = len(to.seconds), len(to.seconds)
+    to.spent = sum(to.seconds)
+    to.num_clips = to.num_batches = len(to.seconds)
 
 
 def measure(flags: Flags) -> dict[tuple[str, str, str], Measured]:
@@ -239,9 +236,7 @@ def main() -> None:
             *(kind, body, way, f"{latency.p50_ms:.1f}", f"{latency.p95_ms:.1f}", str(latency.num_calls)),
             *(f"{latency.num_calls / each.spent:.1f}", f"{each.num_clips / each.num_batches:.1f}"),
         )
-        if way == list(WAYS)[-1] or not body:
-            table.add_section()
-    rich.print(table)
+        rich.print(table)
     print(
         f"{flags.turns} turns of {flags.seconds:g} s each; n answers. "
         f"A clip: {NUM_FRAMES} frames of {HEIGHT} x {WIDTH}.\n"
