@@ -35,7 +35,7 @@ def main() -> None:
             except ValueError as error:  # others may have another store
                 line, is_all_sent = f"error: {path.parent}: {error}", False
             else:
-                line, is_all_sent = line_of(synced), is_all_sent and not synced.num_unsent
+                line, is_all_sent = line_of(synced), is_all_sent and not (synced.num_unsent or synced.num_refused)
             progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not is_all_sent:
         sys.exit(1)
@@ -47,7 +47,8 @@ def line_of(synced: Synced) -> str:
         return f"{synced.folder}: its run lives, and sends what is left itself."
     ended = f"; {synced.num_ended} open run(s) marked as stopped" if synced.num_ended else ""
     left = f"; {synced.num_unsent} not taken, try again later" if synced.num_unsent else ""
-    return f"{synced.folder}: {synced.num_sent} entries sent to {synced.uri}{ended}{left}."
+    refused = f"; {synced.num_refused} refused for good" if synced.num_refused else ""
+    return f"{synced.folder}: {synced.num_sent} entries sent to {synced.uri}{ended}{left}{refused}."
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import storage
+from slowfast_ray.running import provenance, storage
 from slowfast_ray.running.config import SearchConfig
 
 BEGUN_AS = "experiment.json"
@@ -15,6 +15,8 @@ SEARCH = "search.json"
 """In a search's folder: its space and its settings, as it began."""
 STUDY = "study.db"
 """In a search's folder: an Optuna storage, which optuna-dashboard opens."""
+COMMANDS = "commands.txt"
+"""In a search's folder: the command lines that began it and went on with it, one each."""
 MEMBERS = "split.json"
 """In a run's folder: which samples train, validate, and were left out."""
 
@@ -73,6 +75,20 @@ def read_search(folder: Path) -> SearchConfig:
             f"{folder / SEARCH} does not say how the search began ({error}); it was written by another version, or "
             "damaged: search again under another name."
         ) from error
+
+
+def note_command(folder: Path) -> None:
+    """Adds the command of this start to those of the run in `folder`."""
+    with (folder / COMMANDS).open("a", encoding="utf-8") as file:
+        file.write(f"{provenance.command()}\n")
+
+
+def first_command(folder: Path) -> str:
+    """The command that began the run in `folder`; that of this process where none is noted yet."""
+    try:
+        return (folder / COMMANDS).read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError):
+        return provenance.command()
 
 
 def write_whole(path: Path, text: str) -> None:

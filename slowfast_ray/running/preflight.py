@@ -188,6 +188,11 @@ def _check(
         raise ValueError(
             f"`run.storage` (={experiment.run.storage}) must not hold '?', which SQLite takes for its own."
         )
+    if "'" in experiment.run.storage and '"' in experiment.run.storage:
+        raise ValueError(
+            f"`run.storage` (={experiment.run.storage}) must not hold both kinds of quotes: MLflow could not be asked "
+            "for its runs."
+        )
     storage = Path(experiment.run.storage).expanduser().absolute()
     folder = storage / name
     begun.check_folder(folder, resume=resume, is_search=widest_window is not None)

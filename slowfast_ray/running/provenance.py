@@ -48,17 +48,20 @@ def device_name(device: torch.device) -> str:
 
 def _git() -> dict[str, str]:
     """Commit and state of the checkout that the package runs from; empty where it is installed, or git is not."""
-    here = Path(__file__).parent
+    here = Path(__file__)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", os.fspath(here.parent), *words],
+            capture_output=True, text=True, timeout=10, check=True, env=environment, stdin=subprocess.DEVNULL,
+        ).stdout.strip()  # fmt: skip
+
     try:
-        commit, state = (
-            subprocess.run(
-                ["git", "-C", os.fspath(here), *words], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        git("ls-files", "--error-unmatch", here.name)  # a copy may lie inside somebody's checkout
+        commit, state = git("rev-parse", "HEAD"), git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return {}
-    is_ours = "site-packages" not in here.parts  # a virtual environment may lie inside somebody's checkout
-    changed = f"{len(state.splitlines())} changed files" if state else "clean"
-    names = {"mlflow.source.git.commit": commit, "slowfast_ray.git_commit": commit, "slowfast_ray.git_state": changed}
-    return names if is_ours else {}
+    changed = [line for line in state.splitlines() if not line.startswith("??") or line.endswith(".py")]
+    shown = f"{len(changed)} changed file(s)" if changed else "clean"
+    return {"mlflow.source.git.commit": commit, "slowfast_ray.git_commit": commit, "slowfast_ray.git_state": shown}

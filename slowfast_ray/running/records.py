@@ -87,7 +87,7 @@ class Records:
         if newest is None:
             return
         progress = checkpoint.read_progress(newest)
-        self.tracker.log_missing_epochs(trial.run, progress.history)
+        self.tracker.log_missing_epochs(trial.run, worker.told(progress))
         for metrics in progress.history[trial.epoch :]:
             trial.note(metrics, self.config)
         trial.is_finished = worker.is_finished(progress, trial.experiment)

@@ -3,10 +3,12 @@
 Links to runs are written by their folders; whoever writes them to the store puts their pages there.
 """
 
+import os
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from slowfast_ray.data import dataset
-from slowfast_ray.running import follow_ups, provenance, scores, search_summary
+from slowfast_ray.running import begun, follow_ups, scores, search_summary
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.search_space import Drawable
@@ -14,8 +16,8 @@ from slowfast_ray.running.trials import Trial, best_first, describe
 from slowfast_ray.running.winner import Decision
 
 MOST_TRIALS = 10
-MOST_LETTERS = 7_500
-"""MLflow keeps no more of a tag than 8000 bytes."""
+MOST_LETTERS = 7_000
+"""MLflow keeps 8000 of a tag, and links to runs grow a little when they are written."""
 
 
 def opening(ready: Ready, space: Drawable, config: SearchConfig) -> str:
@@ -24,7 +26,7 @@ def opening(ready: Ready, space: Drawable, config: SearchConfig) -> str:
     return (
         f"**Which {names} give the best {config.objectives} on {ready.data.root.name}?** "
         f"Split: {ready.data.split_name}; labels: {ready.data.config.labels}; {len(ready.data.val)} validate.\n\n"
-        f"    {provenance.command()}\n"
+        f"    {begun.first_command(ready.folder)}\n"
     )
 
 
@@ -51,16 +53,19 @@ def closing(
     baseline = scores.best_baseline(ready.baselines, config.metric)
     if baseline is not None:
         lines.append(f"Best without a network: {baseline.intervals[config.metric]} ({baseline.name}).")
-    if decision is not None:
-        lines += ["", "Finalists, trained again with other seeds and on all folds:", "", decision.report.to_markdown()]
-    else:
+    if decision is None:
         lines.append("The best of many flatters: no finalists were trained again.")
     leak_share = dataset.load(ready.experiment.data).leak_share
     if leak_share:
         lines.append(f"**{leak_share:.0%} of these samples leak: the figures say little of new recordings.**")
     lines.append(f"\nGo on: `{follow_ups.resume_command(ready)}`")
-    return "\n".join(lines)[:MOST_LETTERS]
+    if decision is not None:
+        lines += ["", "Finalists, trained again with other seeds and on all folds:", ""]
+        lines += decision.report.to_markdown().splitlines()
+    while len(lines) > 1 and len("\n".join(lines)) > MOST_LETTERS:
+        lines.pop()
+    return "\n".join(lines)
 
 
 def _link(ready: Ready, title: str, name: str) -> str:
-    return f"[{title}](run:{ready.folder / name})"
+    return f"[{title}](run:{quote(os.fspath(ready.folder / name))})"

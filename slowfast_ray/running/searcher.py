@@ -161,6 +161,7 @@ class SearchBoard:
         if lost and told.ending == "finished":
             self._records.view.say(f"{trial.name} cannot win any more: {lost}")
         self._records.end(trial, told.ending, told.reason)
+        self._note_best(trial)
 
     def _lost(self, told: Told, trial: Trial) -> str:
         """Reads what a trial measured; gives why it cannot be read, empty where it can. Lost trials have no value."""
@@ -185,12 +186,16 @@ class SearchBoard:
 
     def _end(self, trial: Trial, state: State, reason: str = "") -> None:
         self._records.end(trial, state, reason)
-        best = self.best()
-        if state == "finished" and best is not None:
-            name = f"search/best_{self._config.metric.split('/')[1]}"
-            self._records.tracker.log_epoch(self._records.run, trial.number, {name: best.value})
+        self._note_best(trial)
         self._strip_losers()
         self._show()
+
+    def _note_best(self, trial: Trial) -> None:
+        """In MLflow, the best so far, once another trial has finished."""
+        best = self.best()
+        if trial.state == "finished" and best is not None:
+            name = f"search/best_{self._config.metric.split('/')[1]}"
+            self._records.tracker.log_epoch(self._records.run, trial.number, {name: best.value})
 
     def _strip_losers(self) -> None:
         """Deletes the weights of trials that can't win any more; what they measured stays."""

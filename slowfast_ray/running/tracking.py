@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # at INFO it tells of every table that it makes
@@ -38,6 +39,8 @@ __all__ = [
 DEFAULT_URI = "sqlite:///mlflow.db"
 SECONDS_TO_ANSWER = 5.0
 """A tracking server that is silent for so long is reported as not answering."""
+SECONDS_FOR_A_FILE = 60.0
+"""The same for a file: a busy machine takes seconds to bring its tables to the newest version."""
 RUNS_PER_PAGE = 1000
 
 
@@ -66,6 +69,12 @@ def resolve_uri(uri: str | None) -> str:
             "`run.tracking_uri` holds a password, which would be written beside every checkpoint; take it out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query):
+        raise ValueError(
+            "`run.tracking_uri` holds a user or a token, which would be written beside every checkpoint; take it out, "
+            "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+        )
     if "://" not in uri:
         raise ValueError(
             f"`run.tracking_uri` (={uri}) must be a URI; for a file try sqlite:///{uri.rstrip('/')}/mlflow.db, for a "
@@ -86,21 +95,23 @@ def check(uri: str) -> None:
         storage.check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
-        _check_sqlite(uri)
+        if not _has_tables(uri):
+            return
     if uri.startswith("postgresql"):
         has_tables = tracking_database.check(uri, "run.tracking_uri", SECONDS_TO_ANSWER)
         if not has_tables:
             return
     name = tracking_store.experiment_name()
+    seconds = SECONDS_FOR_A_FILE if uri.startswith("sqlite:///") else SECONDS_TO_ANSWER
     with tracking_store.environment(
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(int(SECONDS_TO_ANSWER))
     ):
         try:
-            found = tracking_database.within(SECONDS_TO_ANSWER, lambda: MlflowClient(uri).get_experiment_by_name(name))
+            found = tracking_database.within(seconds, lambda: MlflowClient(uri).get_experiment_by_name(name))
         except TimeoutError as error:
             raise ValueError(
                 f"The tracking server {tracking_database.without_password(uri)} did not answer within "
-                f"{SECONDS_TO_ANSWER:g} s; check `run.tracking_uri` and that it runs."
+                f"{seconds:g} s; check `run.tracking_uri` and that it runs."
             ) from error
         except Exception as error:  # each kind of store raises its own
             raise ValueError(_refusal(uri, name, error)) from error
@@ -113,12 +124,14 @@ def check(uri: str) -> None:
         )
 
 
-def _check_sqlite(uri: str) -> None:
-    """Raises ValueError where the file is no database; MLflow would try ten times over, for two minutes."""
+def _has_tables(uri: str) -> bool:
+    """Whether the file has MLflow's tables, or gets them with the first entry. Raises ValueError where it is no
+    database; MLflow would try ten times over, for two minutes.
+    """
     path = Path(uri.removeprefix("sqlite:///"))
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            database.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+            return bool(database.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall())
     except sqlite3.Error as error:
         raise ValueError(
             f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it is MLflow's ({error})."

@@ -40,6 +40,8 @@ class Journal:
         self.path = folder / f"tracking-{digest}.jsonl"
         self.unsent: deque[tuple[int, Entry]] = deque()
         """What the store has not taken, in order, with the numbers of the entries."""
+        self.aside: deque[tuple[int, Entry]] = deque()
+        """What is unsent as well, but failed while others did not: it is tried again after them."""
         self.run_ids: dict[str, str | None] = {}
         """The ids of the runs that the store took, by their folders; None of those that it refused."""
         self.unended: list[str] = []
@@ -72,9 +74,23 @@ class Journal:
             values |= {"run": entry.run, "id": run_id}
         self._write(values)
 
+    @property
+    def num_unsent(self) -> int:
+        """Entries that the store did not take yet."""
+        return len(self.unsent) + len(self.aside)
+
+    def put_aside(self) -> None:
+        """Lets the others pass the first unsent entry."""
+        self.aside.append(self.unsent.popleft())
+
+    def take_back(self) -> None:
+        """What was put aside is in the queue again, behind all others."""
+        self.unsent.extend(self.aside)
+        self.aside.clear()
+
     def close(self) -> None:
-        """Closes the file, and deletes it where nothing is unsent."""
-        if not self.unsent:
+        """Closes the file, and deletes it where nothing is unsent and no run is left open."""
+        if not self.num_unsent and not self.unended:
             self.path.unlink(missing_ok=True)
         self._file.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from slowfast_ray.running import tracking_store
-from slowfast_ray.running.tracking_entries import Entry
+from slowfast_ray.running.tracking_entries import Entry, Opened
 from slowfast_ray.running.tracking_journal import Journal
 from slowfast_ray.running.tracking_store import is_busy, is_refusal, reason_of
 
@@ -21,7 +21,10 @@ SECONDS_BETWEEN_TRIES = 10.0
 """While the store is away it is asked no more often than this."""
 SECONDS_TO_PROBE = 5
 MAX_FAILURES = 3
-"""An entry that fails so often while the store answers everything else is dropped."""
+"""An entry that fails so often while the store answers lets the others pass: it stays unsent, and is tried again by the
+next flush."""
+SECONDS_OF_SILENCE = 5.0
+"""A flush that takes longer says so."""
 
 
 class Writer(Protocol):
@@ -47,13 +50,16 @@ class Queue:
         self._is_away = self._is_closed = False
         self._next_try = 0.0
         self._num_failures_of_first = 0
+        self._refused_runs: set[str] = set()
+        self.num_refused = 0
+        """Entries that the store will never take; each is named in a warning or in the log."""
         # A flush waits until all is sent, or a try has failed that began after it was asked for.
         self._num_flushes = self._num_flushes_in_vain = 0
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        return len(self._journal.unsent)
+        return self._journal.num_unsent
 
     def put(self, entry: Entry) -> None:
         """Notes an entry, and returns; it is sent after all that came before it."""
@@ -64,10 +70,20 @@ class Queue:
     def flush(self) -> None:
         """Sends what is unsent now, however short ago the store was away; returns once it is sent, or cannot be."""
         with self._changed:
+            self._journal.take_back()
             self._num_flushes += 1
             mine, self._next_try = self._num_flushes, 0.0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._journal.unsent or self._num_flushes_in_vain >= mine)
+
+            def is_over() -> bool:
+                return not self._journal.unsent or self._num_flushes_in_vain >= mine
+
+            if not self._changed.wait_for(is_over, SECONDS_OF_SILENCE):
+                log.warning(
+                    "%d entries are on their way to MLflow at %s. Ctrl-C leaves them to experiments/sync_tracking.py.",
+                    *(len(self), self._uri),
+                )
+                self._changed.wait_for(is_over)
 
     def close(self) -> None:
         """Flushes, and ends; what is unsent stays in the journal."""
@@ -106,9 +122,6 @@ class Queue:
                     self._writer.probe()
             while self._journal.unsent and not self._is_closed:
                 self._write_first(is_answering=was_away)
-                if self._is_away:
-                    self._is_away = False
-                    log.info("MLflow at %s takes entries again.", self._uri)
         except Exception as error:  # each kind of store and of artifact store raises its own
             if not self._is_away:
                 self._is_away = True
@@ -120,18 +133,41 @@ class Queue:
         return True
 
     def _write_first(self, *, is_answering: bool) -> None:
-        """Writes the first entry or drops it; raises where it stays."""
+        """Writes the first entry, drops it or lets the others pass; raises where it stays the first."""
         _, entry = self._journal.unsent[0]
         run_id = None
         try:
             run_id = self._writer.write(entry)
         except Exception as error:
-            self._num_failures_of_first += is_answering and not is_busy(error)
-            if not is_refusal(error) and self._num_failures_of_first < MAX_FAILURES:
-                raise
-            log.warning("MLflow at %s refuses %s, which is dropped (%s).", self._uri, entry.what, reason_of(error))
+            if is_refusal(error):
+                self._tell_of_refusal(entry, error)
+            else:
+                self._num_failures_of_first += is_answering and not is_busy(error)
+                # Nothing can pass the beginning of its run.
+                if self._num_failures_of_first < MAX_FAILURES or isinstance(entry, Opened):
+                    raise
+                self._num_failures_of_first = 0
+                log.warning("MLflow at %s fails to take %s; it is tried again (%s).", self._uri, entry.what, error)
+                with self._changed:
+                    self._journal.put_aside()
+                    self._changed.notify_all()
+                return
+        else:
+            self._come_back()
         self._num_failures_of_first = 0
         self._took(entry, run_id)
         with self._changed:
             self._journal.take_first(run_id)
             self._changed.notify_all()
+
+    def _tell_of_refusal(self, entry: Entry, error: Exception) -> None:
+        """One warning a run: one that was deleted in MLflow would give one an epoch."""
+        self.num_refused += 1
+        level = logging.INFO if entry.run in self._refused_runs else logging.WARNING
+        self._refused_runs.add(entry.run)
+        log.log(level, "MLflow at %s refuses %s, which is dropped (%s).", self._uri, entry.what, reason_of(error))
+
+    def _come_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            log.info("MLflow at %s takes entries again.", self._uri)

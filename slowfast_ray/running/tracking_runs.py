@@ -35,6 +35,9 @@ from slowfast_ray.running.tracking_queue import Queue
 from slowfast_ray.running.tracking_store import STORAGE, State
 from slowfast_ray.running.tracking_writer import StoreWriter
 
+MOST_LETTERS = 250
+"""Of a run's name: databases of MLflow take no more."""
+
 
 @dataclass
 class RunHandle:
@@ -80,7 +83,9 @@ class Tracker:
         self._queue.flush()
 
     def close(self) -> None:
-        """Flushes, and ends. What is unsent stays in the journal."""
+        """Flushes, and ends, with all runs that are still open. What is unsent stays in the journal."""
+        for folder in reversed(self._journal.unended):  # children before their parents
+            self._queue.put(Ended(folder, "stopped", "Its driver ended; --resume goes on with it.", _now_ms()))
         self._queue.close()
 
     def open(
@@ -99,6 +104,7 @@ class Tracker:
         have been used before.
         """
         run = self._handles.setdefault(os.fspath(folder), RunHandle(name, os.fspath(folder)))
+        name = name[:MOST_LETTERS]
         values = {**experiment.flatten(), **params}
         seeds = f"run {experiment.run.seed}, split {experiment.data.split_seed}"
         own = {MLFLOW_RUN_NAME: name, STORAGE: run.folder, "slowfast_ray.seeds": seeds}

@@ -1,6 +1,7 @@
 """What the rooms of tracking share: the words on a run, the client, which errors pass and which stay."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,11 @@ STATUS: dict[State, str] = {
     "stopped": "KILLED",
 }
 
+# Not BAD_REQUEST, by which MLflow also says that a database is read-only just now.
 _REFUSALS = {
-    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "RESOURCE_ALREADY_EXISTS",
+    "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "RESOURCE_ALREADY_EXISTS",
 }  # fmt: skip
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _BUSY = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _BUSY_ANSWERS = tuple(f"too many {status} error responses" for status in (429, 502, 503, 504))
 
@@ -49,7 +52,7 @@ def is_refusal(error: Exception) -> bool:
 def is_busy(error: Exception) -> bool:
     """Whether the store answers, but says that it takes nothing now: a locked database, a full disk, a proxy."""
     if not isinstance(error, MlflowException):
-        return False
+        return isinstance(error, OSError) and error.errno in _NO_ROOM
     return error.error_code in _BUSY or any(each in str(error) for each in _BUSY_ANSWERS)
 
 

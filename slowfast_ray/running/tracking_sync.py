@@ -22,6 +22,8 @@ class Synced:
     """Of the store."""
     num_sent: int = 0
     num_unsent: int = 0
+    num_refused: int = 0
+    """Entries that the store will never take, and that are dropped."""
     num_ended: int = 0
     """Runs that were open, and are stopped now."""
     is_in_use: bool = False
@@ -47,7 +49,7 @@ def journals(places: Sequence[Path]) -> list[Path]:
 def send(path: Path, uri: str | None = None, on_entry: Callable[[], None] = lambda: None) -> Synced:
     """Sends the journal at `path` to its store, or to that store under another address, `uri`.
 
-    Raises ValueError where it cannot be read, and where the store does not answer.
+    Raises ValueError where it cannot be read, where the store does not answer, and where it is another one.
     """
     own_uri, experiment = tracking_journal.of_store(path)
     uri = tracking.resolve_uri(uri or own_uri)
@@ -55,17 +57,20 @@ def send(path: Path, uri: str | None = None, on_entry: Callable[[], None] = lamb
         journal = Journal(path.parent, own_uri, experiment)
     except InUseError:
         return Synced(path.parent, uri, is_in_use=True)
+    writer = StoreWriter(uri, experiment, journal.run_ids)
     try:
         tracking.check(uri)
+        writer.check_known()
     except ValueError:
         journal.close()
         raise
     num_unsent, open_runs = len(journal.unsent), list(reversed(journal.unended))  # children before their parents
-    queue = Queue(uri, journal, StoreWriter(uri, experiment, journal.run_ids), lambda *_: on_entry())
+    queue = Queue(uri, journal, writer, lambda *_: on_entry())
     for run in open_runs:
         queue.put(Ended(run, "stopped", "Its driver died; --resume goes on with it.", int(time.time() * 1000)))
     queue.close()
-    return Synced(path.parent, uri, num_unsent + len(open_runs) - len(queue), len(queue), len(open_runs))
+    num_sent = num_unsent + len(open_runs) - len(queue) - queue.num_refused
+    return Synced(path.parent, uri, num_sent, len(queue), queue.num_refused, len(open_runs))
 
 
 def num_entries(path: Path) -> int:

@@ -5,20 +5,25 @@ is asked what it has.
 """
 
 import json
+import logging
 import re
 import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property, singledispatchmethod
 from pathlib import Path
+from urllib.parse import unquote
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import tracking_entries, tracking_store, tracking_view
 from slowfast_ray.running.tracking_entries import Entry
 from slowfast_ray.running.tracking_store import ERROR, STATE, STATUS, RefusedError
+
+log = logging.getLogger(__name__)
 
 _EXPERIMENT = "experiment.json"
 _REPORTED = "slowfast_ray.report_epoch"
@@ -58,6 +63,18 @@ class StoreWriter:
         """Asks the store something small. Raises while it is away."""
         return self._client.get_experiment_by_name(self._experiment_name)
 
+    def check_known(self) -> None:
+        """Raises ValueError where the store does not have the runs that it took before: it is another one."""
+        for folder, known in self._runs.items():
+            if known.id is not None:
+                try:
+                    self._client.get_run(known.id)
+                except MlflowException as error:
+                    raise ValueError(
+                        f"The store {self._uri} has no run {known.id} of {folder}, which was told of before: it is "
+                        f"another store, or was set back ({tracking_store.reason_of(error)})."
+                    ) from error
+
     def write(self, entry: Entry) -> str | None:
         """Writes an entry; gives the id of its run. Raises RefusedError for what can never be written, and whatever the
         store raises.
@@ -92,6 +109,8 @@ class StoreWriter:
             query += f" AND attributes.start_time = {entry.started_ms}"
         runs = self._client.search_runs([self._experiment()], query, ViewType.ACTIVE_ONLY, max_results=1)
         found, known = (runs[0] if runs else None), _Known(None, entry.parent)
+        if found is None and entry.resume and entry.parent is None:
+            self._warn_of_another(entry.run)
         if found is None:
             # MLflow's client itself would post again after a lost answer, and make a second run.
             with tracking_store.environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
@@ -107,6 +126,18 @@ class StoreWriter:
         if found.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
         self._complete(run_id, found, entry, tags)
+
+    def _warn_of_another(self, folder: str) -> None:
+        """A run that goes on under another experiment's name becomes a second one, which nobody may have meant."""
+        others = {each.experiment_id: each.name for each in self._client.search_experiments()}
+        others.pop(self._experiment())
+        query = tracking_store.is_of(Path(folder))
+        if others and (runs := self._client.search_runs(list(others), query, ViewType.ACTIVE_ONLY, max_results=1)):
+            log.warning(
+                "MLflow has a run of %s in the experiment %s already; another one is made in %s (the variable "
+                "MLFLOW_EXPERIMENT_NAME says which).",
+                *(folder, others[runs[0].info.experiment_id], self._experiment_name),
+            )
 
     def _complete(self, run_id: str, found: Run, entry: tracking_entries.Opened, tags: dict[str, str]) -> None:
         """Adds what a run lacks that was made, but not to the end. What it has stays: it began as that."""
@@ -157,7 +188,7 @@ class StoreWriter:
         """`text` with its links to folders of runs as links to their pages; of runs that were refused, without."""
 
         def link(match: re.Match[str]) -> str:
-            known = self._runs.get(match["folder"])
+            known = self._runs.get(unquote(match["folder"]))
             if known is None or known.id is None:
                 return match["title"]
             return f"[{match['title']}](#/experiments/{self._experiment()}/runs/{known.id})"

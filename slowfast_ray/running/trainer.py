@@ -1,5 +1,6 @@
 """fit(): one run, in this process or over the workers of a Ray Train group, with its entry in MLflow."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
 from slowfast_ray.running.wiring import Place
 from slowfast_ray.running.worker import Row
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def _fit(
         on_row(row)
 
     state: State = "failed"
+    reason = ""
     try:
         tracker.log_missing_epochs(run, history)
         if experiment.run.num_workers == 1:
@@ -96,10 +100,14 @@ def _fit(
     except KeyboardInterrupt:
         state = "stopped"
         raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.error("%s failed: %s", ready.name, reason)
+        raise
     finally:
         if (folder / logs.LOG).is_file():
             tracker.log_file(run, folder / logs.LOG)
-        tracker.end(run, state)
+        tracker.end(run, state, reason)
     return rows[-1]
 
 
@@ -139,4 +147,4 @@ def metrics_of(row: Row) -> dict[str, float]:
 
 def _history(folder: Path) -> list[dict[str, float]]:
     newest = checkpoint.newest(folder)
-    return [] if newest is None else checkpoint.read_progress(newest).history
+    return [] if newest is None else worker.told(checkpoint.read_progress(newest))

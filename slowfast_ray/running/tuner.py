@@ -11,6 +11,7 @@ from pathlib import Path
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.running import (
+    begun,
     cluster,
     logs,
     objectives,
@@ -115,6 +116,7 @@ def search(
         with search_begun.alone(ready), logs.kept_in(ready.folder):
             if resume:
                 search_begun.note(ready, drawable, config)
+            begun.note_command(ready.folder)
             trials = search_rules.open_study(ready, drawable, config)
             assert experiment.run.tracking_uri is not None, "preflight resolved it"
             try:

@@ -138,6 +138,11 @@ def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
     return progress
 
 
+def told(progress: Progress) -> list[dict[str, float]]:
+    """What was reported of each epoch of a run, as numbers."""
+    return [{**past.history[-1], BEST_VALUE: past.best_value, BEST_EPOCH: past.best_epoch} for past in _past(progress)]
+
+
 def _past(progress: Progress) -> Iterator[Progress]:
     """A run as it was after each of its epochs."""
     past = Progress(classes=progress.classes, objective=progress.objective)
