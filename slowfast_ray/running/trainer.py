@@ -1,6 +1,5 @@
 """fit(): one run, in this process or over the workers of a Ray Train group, with its entry in MLflow."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
 from slowfast_ray.running.wiring import Place
 from slowfast_ray.running.worker import Row
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,6 @@ def _fit(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        log.error("%s failed: %s", ready.name, reason)
         raise
     finally:
         if (folder / logs.LOG).is_file():

@@ -61,7 +61,11 @@ def train(
     """
     place = place or Place()
     with logs.kept_in(folder) if place.rank == 0 else nullcontext():
-        _train(experiment, folder, objective, report, place, on_step, replay=replay)
+        try:
+            _train(experiment, folder, objective, report, place, on_step, replay=replay)
+        except Exception as error:
+            log.info("It failed. %s: %s", type(error).__name__, error)  # the terminal hears of it from the caller
+            raise
 
 
 def _train(

@@ -16,7 +16,7 @@ from slowfast_ray.running.tracking import InUseError, Tracker
 from tests.running.conftest import ROOT, runs_in
 
 DRIVER = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, urllib.parse
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.running.tracking import Tracker
 uri, folder = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -33,7 +33,8 @@ for epoch in (1, 2, 3):
 tracker.end(done, "finished")
 half = tracker.open("trial-001", LAPTOP, folder / "trial-001", parent=search)
 tracker.log_epoch(half, 1, {"val/top1": 0.5})
-tracker.set_tags(search, {"mlflow.note.content": f"see [the first](run:{folder / 'trial-000'})"})
+first = urllib.parse.quote(str(folder / "trial-000"))
+tracker.set_tags(search, {"mlflow.note.content": f"see [the first](run:{first})"})
 tracker.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -45,7 +46,7 @@ def left(tmp_path: Path, empty_store: Path) -> Callable[[str], Path]:
 
     def kill_a_driver(store: str) -> Path:
         (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-        folder = tmp_path / "runs" / "search"
+        folder = tmp_path / "runs" / "search (old)"
         command = [sys.executable, "-c", DRIVER, f"sqlite:///{tmp_path}/mlflow.db", str(folder), store]
         assert subprocess.run(command, cwd=ROOT, env=dict(os.environ)).returncode == -signal.SIGKILL
         if store == "away":
@@ -79,16 +80,26 @@ def test_what_a_killed_driver_left_is_sent_once_and_its_open_runs_are_ended(
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     points = client.get_metric_history(runs["trial-000"].info.run_id, "val/top1")
     assert [point.step for point in points] == [1, 2, 3]
-    assert runs["trial-000"].info.run_id in runs["search"].data.tags["mlflow.note.content"], "the link is one"
+    search = runs["search"]
+    assert search.data.tags["mlflow.note.content"] == (
+        f"see [the first](#/experiments/{search.info.experiment_id}/runs/{runs['trial-000'].info.run_id})"
+    )
     call_script("sync_tracking", str(folder))
     assert "Nothing is left" in capsys.readouterr().out
     assert len(runs_in(f"sqlite:///{tmp_path}/mlflow.db")) == 3
 
 
+@pytest.mark.parametrize(("store", "num_sent"), [("away", 9), ("there", 2)])
 def test_a_store_that_is_away_is_named_and_what_is_left_stays(
-    left: Callable[[str], Path], call_script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: str,
+    num_sent: int,
+    left: Callable[[str], Path],
+    call_script: Callable[..., None],
+    tmp_path: Path,
+    empty_store: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = left("away")
+    folder = left(store)
     (tmp_path / "mlflow.db").rename(tmp_path / "hidden.db")
     (tmp_path / "mlflow.db").mkdir()
     with pytest.raises(SystemExit) as left_with:
@@ -96,9 +107,13 @@ def test_a_store_that_is_away_is_named_and_what_is_left_stays(
     assert left_with.value.code == 1
     assert " not answer" in capsys.readouterr().out
     (tmp_path / "mlflow.db").rmdir()
+    (tmp_path / "wrong.db").write_bytes(empty_store.read_bytes())
+    with pytest.raises(SystemExit):
+        call_script("sync_tracking", str(folder), "--tracking-uri", f"sqlite:///{tmp_path}/wrong.db")
+    assert "it is another store" in capsys.readouterr().out
     moved = f"sqlite:///{tmp_path}/hidden.db"
     call_script("sync_tracking", str(folder), "--tracking-uri", moved)
-    assert "9 entries sent" in capsys.readouterr().out
+    assert f"{num_sent} entries sent" in capsys.readouterr().out
     assert len(runs_in(moved)) == 3
 
 

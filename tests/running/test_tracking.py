@@ -1,6 +1,8 @@
 """The MLflow store, a real SQLite one."""
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import tracking
+from slowfast_ray.running import tracking, tracking_queue
 from slowfast_ray.running.tracking import RunHandle, Tracker
 from tests.running.conftest import ROOT, runs_in
 
@@ -40,11 +42,22 @@ def opened_once(uri: str, folder: Path, *, resume: bool = True) -> str:
 
 
 def test_a_run_holds_every_field_as_a_parameter(uri: str, tmp_path: Path) -> None:
-    run_id = opened_once(uri, tmp_path / "first")
-    run = MlflowClient(uri).get_run(run_id)
+    with Tracker(uri, tmp_path) as tracker:
+        opened = tracker.open("first", LAPTOP, tmp_path / "first")
+        tracker.flush()
+        run = MlflowClient(uri).get_run(id_of(opened))
+        assert run.info.status == "RUNNING"
     assert run.data.params == {name: str(value) for name, value in LAPTOP.flatten().items()}
     assert run.info.run_name == "first"
-    assert run.info.status == "RUNNING"
+
+
+def test_a_run_that_nobody_ended_is_stopped_when_its_driver_leaves(uri: str, tmp_path: Path) -> None:
+    with Tracker(uri, tmp_path) as tracker:
+        search = tracker.open("search", LAPTOP, tmp_path)
+        tracker.end(tracker.open("trial-000", LAPTOP, tmp_path / "trial-000", parent=search), "finished")
+        tracker.open("trial-001", LAPTOP, tmp_path / "trial-001", parent=search)
+    states = {run.info.run_name: run.data.tags[tracking.STATE] for run in runs_in(uri)}
+    assert states == {"search": "stopped", "trial-000": "finished", "trial-001": "stopped"}
 
 
 @pytest.mark.parametrize(
@@ -87,8 +100,12 @@ def test_a_run_is_found_again_by_its_folder_only(uri: str, tmp_path: Path) -> No
         opened = tracker.open("first", LAPTOP, folder)
         parent = tracker.open("second", LAPTOP, tmp_path / "second")
         tracker.end(opened, "stopped")
-    assert opened_once(uri, folder) == opened.id
-    assert MlflowClient(uri).get_run(id_of(opened)).info.status == "RUNNING"
+    with Tracker(uri, tmp_path) as tracker:
+        assert MlflowClient(uri).get_run(id_of(opened)).info.status == "KILLED"
+        again = tracker.open("first", LAPTOP, folder)
+        tracker.flush()
+        assert again.id == opened.id
+        assert MlflowClient(uri).get_run(id_of(opened)).info.status == "RUNNING"
     with Tracker(uri, tmp_path) as tracker:
         parent = tracker.open("second", LAPTOP, tmp_path / "second")
         child = tracker.open("child", LAPTOP, folder, parent=parent)
@@ -148,6 +165,7 @@ def test_metrics_of_one_epoch_may_come_in_several_calls(uri: str, tmp_path: Path
 def test_what_the_store_refuses_is_named_and_does_not_block(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "slowfast_ray")
     with Tracker(uri, tmp_path) as tracker:
         opened = tracker.open("first", LAPTOP, tmp_path / "first")
         tracker.log_epoch(opened, 1, {"a metric with #": 1.0})
@@ -158,14 +176,19 @@ def test_what_the_store_refuses_is_named_and_does_not_block(
     assert len(refusals) == 2
     assert "epoch 1 (a metric with #) of first" in refusals[0]
     assert "gone" in refusals[1]
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1, "one warning a run"
     assert [point.step for point in MlflowClient(uri).get_metric_history(id_of(opened), "val/top1")] == [2]
 
 
 def test_trials_of_a_search(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "RUNS_PER_PAGE", 2)
+    lasting = contextlib.ExitStack()
     for number_of_search in (1, 2):
         folder = tmp_path / f"{number_of_search}"
-        with Tracker(uri, folder) as tracker:
+        with contextlib.ExitStack() as stack:
+            tracker = stack.enter_context(Tracker(uri, folder))
+            if number_of_search == 2:
+                lasting = stack.pop_all()  # the newest still runs
             search = tracker.open("thermal", LAPTOP, folder)
             for number in range(5):
                 trial = tracker.open(f"trial-{number:03d} lr=1", LAPTOP, folder / f"trial-{number:03d}", parent=search)
@@ -173,8 +196,10 @@ def test_trials_of_a_search(uri: str, tmp_path: Path, monkeypatch: pytest.Monkey
                 tracker.log_missing_epochs(trial, history)
                 if number:
                     tracker.end(trial, "pruned")
+            tracker.flush()
         time.sleep(0.002)
     trials = tracking.trials_of(uri, "thermal", "val/top1")
+    lasting.close()
     assert [trial.number_name for trial in trials] == [f"trial-{number:03d}" for number in range(5)]
     assert trials[3].curve == {1: 2.0, 2: 2.1, 3: 2.2}
     assert trials[3].params == {name: str(value) for name, value in LAPTOP.flatten().items()}
@@ -271,6 +296,65 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_everything_later(
     assert MlflowClient(uri).get_run(id_of(opened)).info.status == "FINISHED"
     assert MlflowClient(uri).get_run(id_of(later)).data.tags[MLFLOW_PARENT_RUN_ID] == opened.id
     assert not list((tmp_path / "first").glob("tracking-*")), "what is sent leaves no journal"
+
+
+def test_an_entry_that_fails_lets_the_others_pass_and_is_not_lost(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking_queue, "SECONDS_BETWEEN_TRIES", 0.1)
+    tracker = Tracker(uri, tmp_path / "first")
+    opened = tracker.open("first", LAPTOP, tmp_path / "first")
+    tracker.flush()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        is_top1 = "WHEN NEW.key = 'val/top1'"
+        database.execute(f"CREATE TRIGGER no BEFORE INSERT ON metrics {is_top1} BEGIN SELECT RAISE(ABORT, 'no'); END")
+    tracker.log_epoch(opened, 1, {"val/top1": 0.25})
+    tracker.log_epoch(opened, 1, {"val/loss": 1.0})
+    until = time.monotonic() + 20
+    while "val/loss" not in MlflowClient(uri).get_run(id_of(opened)).data.metrics:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert tracker.num_unsent == 1
+    assert "it is tried again" in caplog.text
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TRIGGER no")
+    tracker.close()
+    assert tracker.num_unsent == 0
+    assert [point.step for point in MlflowClient(uri).get_metric_history(id_of(opened), "val/top1")] == [1]
+
+
+def test_a_run_that_goes_on_in_another_experiment_is_named(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = opened_once(uri, tmp_path / "first")
+    assert not caplog.records
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    assert opened_once(uri, tmp_path / "first") != first
+    assert "in the experiment slowfast_ray already; another one is made in another" in caplog.text
+
+
+def test_a_long_name_is_cut_to_what_databases_take(uri: str, tmp_path: Path) -> None:
+    with Tracker(uri, tmp_path) as tracker:
+        tracker.open("n" * 300, LAPTOP, tmp_path)
+    assert [run.info.run_name for run in runs_in(uri)] == ["n" * 250]
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://token@host", "http://host/?token=abc", "http://me:secret@host", "postgresql://u:p/q@host/db"]
+)
+def test_a_secret_in_the_address_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ValueError, match="take it out") as refused:
+        tracking.resolve_uri(uri)
+    assert not any(secret in str(refused.value) for secret in ("token@", "abc", "secret", "p/q"))
+
+
+def test_an_empty_file_is_a_store_to_be(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()  # by a start that was killed early
+    tracking.check(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+    (tmp_path / "mlflow.db").write_text("no database, but long enough to be told from one " * 30)
+    with pytest.raises(ValueError, match="file is not a database"):
+        tracking.check(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -256,6 +256,8 @@ def test_a_failing_run_is_marked_as_failed(tiny: Experiment) -> None:
     assert tiny.run.tracking_uri is not None
     (run,) = runs_in(tiny.run.tracking_uri)
     assert run.info.status == "FAILED"
+    assert run.data.tags["slowfast_ray.error"].startswith("FloatingPointError: ")
+    assert "It failed. FloatingPointError: " in Path(tiny.run.storage, "one", "log.txt").read_text()
 
 
 def test_a_loss_that_explodes_is_one_line_with_its_step_and_rate(
