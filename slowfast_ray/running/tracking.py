@@ -6,10 +6,8 @@ One process writes: the driver, which sees every row. The store is made before a
 that open a fresh SQLite file at once break it.
 """
 
-import contextlib
 import difflib
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +93,7 @@ def check(uri: str) -> None:
         storage.check_writable(folder, "run.tracking_uri")
         if not Path(uri.removeprefix("sqlite:///")).exists():
             return
-        if not _has_tables(uri):
+        if not tracking_database.has_tables_in_file(uri):
             return
     if uri.startswith("postgresql"):
         has_tables = tracking_database.check(uri, "run.tracking_uri", SECONDS_TO_ANSWER)
@@ -122,20 +120,6 @@ def check(uri: str) -> None:
             f"The MLflow experiment {found.name} was deleted in {uri}; restore it, or set MLFLOW_EXPERIMENT_NAME to "
             "another name."
         )
-
-
-def _has_tables(uri: str) -> bool:
-    """Whether the file has MLflow's tables, or gets them with the first entry. Raises ValueError where it is no
-    database; MLflow would try ten times over, for two minutes.
-    """
-    path = Path(uri.removeprefix("sqlite:///"))
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            return bool(database.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall())
-    except sqlite3.Error as error:
-        raise ValueError(
-            f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it is MLflow's ({error})."
-        ) from error
 
 
 def _refusal(uri: str, name: str, error: Exception) -> str:

@@ -1,11 +1,14 @@
-"""Whether a PostgreSQL database answers, told within seconds and without a password in the text.
+"""Whether a database answers, PostgreSQL or a file, told within seconds and without a password in the text.
 
 Imports nothing of the package: cluster/mlflow_server.py runs it on machines without torch and Ray.
 """
 
+import contextlib
 import re
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy
@@ -18,6 +21,20 @@ def without_password(message: str) -> str:
     """A text with the passwords of all URIs in it as ***."""
     message = re.sub(r"(://[^/:@\s]*):.*@", r"\1:***@", message)  # to the last @: a password may hold some
     return re.sub(r"(?i)([?&](?:ssl)?password=)[^&]*", r"\1***", message)
+
+
+def has_tables_in_file(uri: str) -> bool:
+    """Whether the SQLite file at `uri` has MLflow's tables, or gets them with the first entry. Raises ValueError
+    where it is no database; MLflow would try ten times over, for two minutes.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall())
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"The tracking store {uri} does not answer; check `run.tracking_uri` and that it is MLflow's ({error})."
+        ) from error
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ import numpy as np
 from mlflow import pyfunc
 from mlflow.entities import LoggedModel
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array, Map
 
@@ -42,7 +43,8 @@ _SIGNATURE = ModelSignature(
 _INPUTS = {
     "frames": "degrees Celsius, floats [clips, frames, height, width]; alone as an array, or by this name in a mapping",
     "timestamps": "milliseconds, [clips, frames]; for a model that goes by the clock",
-    "boxes": "centre x, y, width, height as fractions of the frame, [clips, 4]; for a model that looks at people",
+    "boxes": "centre x, y, width, height as fractions of the frame, [clips, 4], or one for each frame, "
+    "[clips, frames, 4]; for a model that looks at people",
     "path or paths": "of recordings, instead of all these; not where the model is served",
 }
 
@@ -58,13 +60,23 @@ def save(path: Path, model: Path, evidence: Path, logged: LoggedModel) -> None:
         # A build for an accelerator has a name of its own, +cu130, which registries do not know.
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES],
         mlflow_model=Model(
-            artifact_path=logged.artifact_location,
             model_uuid=logged.model_id,
             run_id=logged.source_run_id,
             model_id=logged.model_id,
         ),
         metadata={"inputs": _INPUTS},
     )
+    _without_paths(path)
+
+
+def _without_paths(path: Path) -> None:
+    """Takes out of MLmodel where the files lay on this machine, which loading does not need."""
+    saved = Model.load(os.fspath(path))
+    flavor = saved.flavors[pyfunc.FLAVOR_NAME]
+    flavor["model_code_path"] = _CODE.name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    saved.save(os.fspath(path / MLMODEL_FILE_NAME))
 
 
 def _example(model: Path) -> dict[str, Any]:

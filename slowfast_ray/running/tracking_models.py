@@ -15,6 +15,7 @@ from pathlib import Path
 from mlflow import MlflowClient, artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_logged_model_name, _validate_model_name
 
 from slowfast_ray.running import model_folder, tracking, tracking_store
 from slowfast_ray.running.tracking_store import reason_of
@@ -25,6 +26,8 @@ PREVIOUS = "previous"
 """Alias of the champion before."""
 DIGEST = "slowfast_ray.weights_digest"
 """Tag: of the file of weights; equal where a checkpoint is registered a second time."""
+MAX_LETTERS = 250
+"""Of a name: MLflow's database has room for 256."""
 MODEL, EVIDENCE = "model", "evidence"
 """Folders of a version, among its artifacts: a model folder, and what it is judged by."""
 
@@ -46,8 +49,18 @@ class Version:
 
 def check(uri: str, name: str) -> None:
     """Raises ValueError where the store does not answer, or `name` cannot be a model's. Writes nothing."""
-    if not name.strip() or name in (".", "..") or any(each in name for each in "/:@\"'"):
-        raise ValueError(f"`name` (={name}) must not be empty, nor hold / : @ or quotes; try {DEFAULT_NAME}.")
+    try:
+        _validate_model_name(name)
+        _validate_logged_model_name(name)
+        is_good = len(name) <= MAX_LETTERS and name == name.strip() and name.isprintable()
+    except MlflowException:
+        is_good = False
+    # MLflow takes these, but finds nothing by a URI that holds them.
+    if not is_good or any(each in name for each in "@#?"):
+        raise ValueError(
+            f"`name` (={name!r:.80}) must not be empty, nor hold / : @ # ? % . or quotes, blanks at its ends, nor what "
+            f"cannot be printed, and have {MAX_LETTERS} letters or fewer; try {DEFAULT_NAME}."
+        )
     tracking.check(uri)
 
 
@@ -60,6 +73,13 @@ def champion(uri: str, name: str) -> Version | None:
             if _is_unknown(error):
                 return None
             raise
+
+
+def has_versions(uri: str, name: str) -> bool:
+    """Whether there is a version of this name, with whatever alias."""
+    with answers(uri):
+        query = f"name = {tracking_store.quoted(name)}"
+        return bool(tracking_store.client(uri).search_model_versions(query, max_results=1))
 
 
 def with_digest(uri: str, name: str, digest: str) -> Version | None:

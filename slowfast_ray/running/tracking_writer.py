@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import tracking_entries, tracking_store, tracking_view
+from slowfast_ray.running import tracking_entries, tracking_opening, tracking_store, tracking_view
 from slowfast_ray.running.tracking_entries import Entry
 from slowfast_ray.running.tracking_store import ERROR, STATE, STATUS, RefusedError
 
@@ -96,26 +96,14 @@ class StoreWriter:
 
     @_write.register
     def _(self, entry: tracking_entries.Opened) -> None:
-        query = tracking_store.is_of(Path(entry.run))
-        tags = dict(entry.tags)
+        parent_id = None
         if entry.parent is not None:
             try:
                 parent_id = self._run_id(entry.parent)
             except RefusedError:
                 raise RefusedError("its parent was refused") from None
-            tags[MLFLOW_PARENT_RUN_ID] = parent_id
-            query += f" AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
-        if not entry.resume:  # a try before this one may have made it, with its answer lost
-            query += f" AND attributes.start_time = {entry.started_ms}"
-        runs = self._client.search_runs([self._experiment()], query, ViewType.ACTIVE_ONLY, max_results=1)
-        found, known = (runs[0] if runs else None), _Known(None, entry.parent)
-        if found is None and entry.resume and entry.parent is None:
-            self._warn_of_another(entry.run)
-        if found is None:
-            # MLflow's client itself would post again after a lost answer, and make a second run.
-            with tracking_store.environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
-                found = self._client.create_run(self._experiment(), entry.started_ms, tags)
-            known.is_new = True
+        found, is_new = tracking_opening.find_or_make(self._client, self._experiment(), entry, parent_id)
+        known = _Known(None, entry.parent, is_new)
         run_id = known.id = found.info.run_id
         before = self._runs.get(entry.run)
         if before is not None and before.id == run_id:  # asked again in one process
@@ -125,32 +113,7 @@ class StoreWriter:
             self._change(entry.run)
         if found.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
-        self._complete(run_id, found, entry, tags)
-
-    def _warn_of_another(self, folder: str) -> None:
-        """A run that goes on under another experiment's name becomes a second one, which nobody may have meant."""
-        others = {each.experiment_id: each.name for each in self._client.search_experiments()}
-        others.pop(self._experiment())
-        query = tracking_store.is_of(Path(folder))
-        if others and (runs := self._client.search_runs(list(others), query, ViewType.ACTIVE_ONLY, max_results=1)):
-            log.warning(
-                "MLflow has a run of %s in the experiment %s already; another one is made in %s (the variable "
-                "MLFLOW_EXPERIMENT_NAME says which).",
-                *(folder, others[runs[0].info.experiment_id], self._experiment_name),
-            )
-
-    def _complete(self, run_id: str, found: Run, entry: tracking_entries.Opened, tags: dict[str, str]) -> None:
-        """Adds what a run lacks that was made, but not to the end. What it has stays: it began as that."""
-        params = {key: value for key, value in entry.params.items() if key not in found.data.params}
-        missing = {key: value for key, value in tags.items() if key not in found.data.tags}
-        if params or missing:
-            self._client.log_batch(
-                run_id,
-                params=[Param(key, value) for key, value in params.items()],
-                tags=[RunTag(key, value) for key, value in missing.items()],
-            )
-        if params or all(file.path != _EXPERIMENT for file in self._client.list_artifacts(run_id)):
-            self._client.log_text(run_id, entry.experiment_json, _EXPERIMENT)
+        tracking_opening.complete(self._client, found, entry)
 
     @_write.register
     def _(self, entry: tracking_entries.Measured) -> None:
