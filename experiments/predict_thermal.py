@@ -8,8 +8,8 @@ Expected  a quarter-width model of 12 epochs on the provided split has 0.73 of t
           dataset right (n = 1 run; most of them trained it, so that this says nothing of new recordings)
 
 A model of people (data.labels person) needs --annotations for their boxes. Where RAY_ADDRESS names a cluster, or many
-recordings take long, they are predicted side by side through Ray. Ends with code 1 where a recording failed; the others
-are written.
+recordings take long, they are predicted side by side through Ray. Ends with code 1 where a recording, or its picture,
+failed; the others are written.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from slowfast_ray.running.prediction_run import Done
 from slowfast_ray.running.preflight import RefusedError
 
 EXIT_FAILED = 1
-"""Of a prediction that lacks a recording."""
+"""Of a prediction that lacks a recording, or a picture of one."""
 
 
 def main() -> None:
@@ -40,25 +40,31 @@ def main() -> None:
             tracking_uri=flags.tracking_uri,
         )
     found: list[Done] = []
+    undrawn: list[str] = []
     with commands.exits_cleanly(RefusedError, interrupted="Interrupted; what was done by then is written."):
         try:
-            predict(plan, found, verbose=flags.verbose)
+            predict(plan, found, undrawn, verbose=flags.verbose)
         finally:
             # Also after an interruption: what was predicted by then is not lost.
             found.sort(key=lambda each: plan.recordings.index(each.path))
             table = prediction_files.write_table(plan, found, flags.format)
     show(plan, found, table)
-    if any(each.error for each in found):
+    for reason in undrawn:
+        print(f"no picture: {reason}")
+    if undrawn or any(each.error for each in found):
         raise SystemExit(EXIT_FAILED)
 
 
-def predict(plan: Plan, found: list[Done], *, verbose: bool) -> None:
-    """Adds each recording to `found` as soon as it is done, and draws it."""
+def predict(plan: Plan, found: list[Done], undrawn: list[str], *, verbose: bool) -> None:
+    """Adds each recording to `found` as soon as it is done, and draws it; to `undrawn`, why it has no picture."""
     with prediction_view.PredictView(len(plan.recordings), Console()) as view:
         for done in prediction_run.run(plan, verbose=verbose, on_windows=view.windows):
             found.append(done)
             if not done.error:
-                prediction_files.draw(plan, done)
+                try:
+                    prediction_files.draw(plan, done)
+                except Exception as error:  # the table of all recordings is worth more than a picture of one
+                    undrawn.append(f"{done.path.stem}: {type(error).__name__}: {error}")
             view.recording()
 
 

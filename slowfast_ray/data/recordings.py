@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from slowfast_ray.data.annotations import LARGEST_NUMBER
+
 DEAD_BELOW_CELSIUS = -100.0
 """A pixel colder than this was not measured: the sensor writes -273.2 for it, 0 K in its steps of 0.1."""
 
@@ -139,6 +141,8 @@ def _read_times(file: h5py.File, path: Path, num_frames: int) -> np.ndarray | No
     times_N = times[()]
     if not np.isfinite(times_N).all():
         raise ValueError(f"`timestamps` must be finite, but {path} holds NaN or infinity; write it again.")
+    if ((times_N > LARGEST_NUMBER) | (times_N < -LARGEST_NUMBER)).any():
+        raise ValueError(f"`timestamps` must be milliseconds, but {path} holds numbers that no clock shows.")
     return np.round(times_N).astype(np.int64)
 
 

@@ -198,7 +198,7 @@ class PredictFlags:
     """A registered model (models:/NAME@champion, models:/NAME/3) or a model folder [path]."""
 
     recordings: tyro.conf.Positional[tuple[Path, ...]]
-    """HDF5 files, or folders of them (*.h5); one or more [paths]."""
+    """HDF5 files, or folders of them (*.h5, *.hdf5); one or more [paths]."""
 
     every: int | None = None
     """Step between windows [frames]. None: half the clip's window."""

@@ -31,6 +31,11 @@ _POLICIES = {
 }
 _LEFT_OUT = ("data.root", "model.weights", "run.storage", "run.tracking_uri")
 """Paths and addresses of the machine that trained."""
+_BOXES = (
+    "Boxes are centre x, y, width, height as fractions of the frame, one for each frame [clips, frames, 4]: the crop "
+    "follows their centres in the size of the middle one, as in the evaluation above. One for a clip [clips, 4] keeps "
+    "it still, of which the figures say nothing. Whole recordings need predict_thermal.py --annotations."
+)
 _PACKAGES = ("slowfast-ray", "torch", "pytorchvideo", "numpy", "scipy", "mlflow")
 
 
@@ -188,8 +193,10 @@ def _calling(name: str, experiment: Experiment) -> str:
     more = ""
     if experiment.data.frame_interval_ms is not None:
         more += ', "timestamps": times_NT'
+    recordings, boxes = 'model.predict("recording.h5")  # windows over a whole recording\n', ""
     if experiment.data.labels == "person":
-        more += ', "boxes": boxes_N4'
+        more += ', "boxes": boxes_NT4'
+        recordings, boxes = "", f"\n{_BOXES}\n"
     clips = f'{{"frames": frames_NTHW{more}}}' if more else "frames_NTHW"
     return f"""## Calling it
 
@@ -198,9 +205,8 @@ import mlflow
 
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
 model.predict({clips})  # degrees Celsius [clips, frames, height, width], the moment in question in the middle
-model.predict("recording.h5")  # windows over a whole recording
-```
-
+{recordings}```
+{boxes}
 A table comes back, a row a clip: class, probability, top3, top3_probabilities, probabilities (of every class), note \
 (what was padded, repaired or resized). Over HTTP, from `mlflow models serve`, the same as JSON: \
 `{{"inputs": {{"frames": [...]}}}}`; paths are refused there."""

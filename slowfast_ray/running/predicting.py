@@ -1,7 +1,8 @@
 """A trained network on new recordings: from degrees Celsius to logits, by the code that training and evaluation use.
 
 Clips are made by data/clip_reader.py and computed by learning/loop.py, in batches of the same size as in evaluation, so
-that logits on the CPU are those of the evaluation, bit for bit.
+that logits on the CPU are those of the evaluation, bit for bit; of a person, where the crop follows them as it did
+there: by their tracks, or by a box for each frame. A single box for a clip keeps the crop still.
 
 Shapes: S clips, T frames given for a clip, N frames of a recording, H and W height and width as recorded, K classes.
 """
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from slowfast_ray.data import clips
 from slowfast_ray.data.clip_reader import ClipReader
 from slowfast_ray.data.clips import Clock
 from slowfast_ray.data.recordings import Recording
@@ -23,10 +25,13 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.model import slowfast
 from slowfast_ray.model.slowfast import SlowFast
-from slowfast_ray.running import model_folder, prediction_input
+from slowfast_ray.running import model_folder, prediction_input, stretches
 from slowfast_ray.running.model_folder import Description
 
 log = logging.getLogger(__name__)
+
+WRONG_UNIT = "is the unit right?"
+"""Ends the note of a clip most of which lies outside the temperatures that a network tells apart."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Answer:
     logits_SK: torch.Tensor
     """float32, on the CPU."""
     notes_S: tuple[str, ...]
-    """What was done to each clip that was not in it: padded, repaired, resized; empty where nothing."""
+    """What was done to each clip that was not in it: padded, repaired, resized; and what seems wrong with it, a gap or
+    another unit; empty where nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Predictor:
         """
         num_frames = len(recording.frames_NHW)
         times_N = None if recording.times_N is None else torch.from_numpy(recording.times_N)
-        clock = self._clock(times_N, torch.tensor([0]), f"The recording {recording.id}")
+        clock = self._clock(None if times_N is None else times_N[None], f"The recording {recording.id}")
         firsts_S, lasts_S = torch.zeros_like(keyframes_S), torch.full_like(keyframes_S, num_frames - 1)
         frames_NHW, resized = self._sized(torch.from_numpy(recording.frames_NHW))
         return self._answer(frames_NHW, clock, keyframes_S, firsts_S, lasts_S, tracks, resized, on_batch)
@@ -100,12 +106,12 @@ class Predictor:
         self,
         frames_STHW: np.ndarray,
         times_ST: np.ndarray | None = None,
-        boxes_S4: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
     ) -> Answer:
         """Clips that are cut out already: consecutive frames in degrees Celsius, the moment in question in the middle
         (at T // 2), as the sensor gave them; the network takes every frame_interval-th itself. `times_ST` in
-        milliseconds, for a network that goes by the clock. `boxes_S4` (centre x, y, width, height, as fractions of the
-        frame), for one that looks at people.
+        milliseconds, for a network that goes by the clock. `boxes` (centre x, y, width, height, as fractions of the
+        frame), for one that looks at people: [S, 4], where the crop stays, or [S, T, 4], whose centres it follows.
 
         Raises ValueError for another shape or type, no frame, values that are not finite, and what a network needs and
         was not given.
@@ -114,13 +120,14 @@ class Predictor:
         num_clips, num_frames = frames_STHW.shape[:2]
         frames_STHW, notes = prediction_input.repaired(frames_STHW)
         firsts_S = torch.arange(num_clips) * num_frames
-        times = None if times_ST is None else prediction_input.times(times_ST, (num_clips, num_frames)).flatten()
-        clock = self._clock(times, firsts_S, "A clip")
-        tracks = None if boxes_S4 is None else prediction_input.tracks(boxes_S4, num_clips, num_frames)
+        times = None if times_ST is None else prediction_input.times(times_ST, (num_clips, num_frames))
+        clock = self._clock(times, "A clip")
+        tracks = None if boxes is None else prediction_input.tracks(boxes, num_clips, num_frames)
         frames_NHW, resized = self._sized(torch.from_numpy(frames_STHW).flatten(0, 1))
         middles_S, lasts_S = firsts_S + num_frames // 2, firsts_S + num_frames - 1
         answer = self._answer(frames_NHW, clock, middles_S, firsts_S, lasts_S, tracks, resized)
-        joined = tuple("; ".join(filter(None, pair)) for pair in zip(notes, answer.notes_S, strict=True))
+        gaps = [""] * num_clips if times is None or clock is None else self._gap_notes(times.numpy())
+        joined = tuple("; ".join(filter(None, each)) for each in zip(notes, answer.notes_S, gaps, strict=True))
         return replace(answer, notes_S=joined)
 
     def _answer(
@@ -150,10 +157,9 @@ class Predictor:
             logits.append(loop.logits_of(self.model, clip_B1THW, learning).cpu())
             on_batch(len(chosen))
         is_short_S = self._is_padded(keyframes_S, firsts_S, lasts_S, clock)
-        notes = tuple(
-            "; ".join(filter(None, (resized, "padded: frames at its ends repeated" if is_short else "")))
-            for is_short in is_short_S.tolist()
-        )
+        padded = ["padded: frames at its ends repeated" if is_short else "" for is_short in is_short_S.tolist()]
+        outside = self._outside_notes(frames_NHW, clips.of_config(keyframes_S, firsts_S, lasts_S, clock, reader.config))
+        notes = tuple("; ".join(filter(None, (resized, *each))) for each in zip(padded, outside, strict=True))
         num_classes = len(self.classes)
         return Answer(torch.cat(logits) if logits else torch.zeros(0, num_classes), notes)
 
@@ -174,20 +180,48 @@ class Predictor:
             now_S + (after - 0.5) * interval > clock.axis_N[lasts_S]
         )
 
-    def _clock(self, times_N: torch.Tensor | None, firsts_R: torch.Tensor, what: str) -> Clock | None:
+    def _outside_notes(self, frames_NHW: torch.Tensor, indices_ST: torch.Tensor) -> list[str]:
+        """For each clip, from the frames that it shows: whether most of it lies outside the temperatures that the
+        network tells apart.
+        """
+        low, high = self.experiment.data.min_celsius, self.experiment.data.max_celsius
+        is_outside_NHW = (frames_NHW < low) | (frames_NHW > high)
+        share_N = is_outside_NHW.sum(dim=(1, 2)) / frames_NHW.shape[1:].numel()
+        return [
+            f"{share:.0%} of the pixels lie outside {low:g} to {high:g} degrees Celsius: {WRONG_UNIT}"
+            if share > 0.5
+            else ""
+            for share in share_N[indices_ST].mean(dim=1).tolist()
+        ]
+
+    def _gap_notes(self, times_ST: np.ndarray) -> list[str]:
+        """For each clip by the clock: whether a gap lies within it."""
+        middle, last = np.array([times_ST.shape[1] // 2]), np.array([times_ST.shape[1] - 1])
+        return [
+            stretches.GAP
+            if stretches.reach_over_gap(middle, middle * 0, last, times_T, self.experiment.data).any()
+            else ""
+            for times_T in times_ST
+        ]
+
+    def _clock(self, times_RN: torch.Tensor | None, what: str) -> Clock | None:
+        """Of R recordings, or clips, of N frames each."""
         interval_ms = self.experiment.data.frame_interval_ms
         if interval_ms is None:
             return None
-        if times_N is None:
+        if times_RN is None:
             raise ValueError(
                 f"{what} has no `timestamps`, but this model takes a frame every {interval_ms:g} ms; give the time of "
                 "every frame in milliseconds."
             )
-        backwards_N = times_N.diff() < 0
-        backwards_N[firsts_R[1:] - 1] = False
-        if backwards_N.any():
+        if (times_RN.diff(dim=1) < 0).any():
             raise ValueError(f"{what} has `timestamps` that run backwards; sort its frames by time.")
-        return Clock.of(times_N, firsts_R)
+        for times_N in times_RN:
+            prediction_input.check_pace(times_N.numpy(), interval_ms, what)
+        num_recordings, num_frames = times_RN.shape
+        if not num_recordings:
+            return Clock(times_RN.flatten())
+        return Clock.of(times_RN.flatten(), torch.arange(num_recordings) * num_frames)
 
     def _sized(self, frames_NHW: torch.Tensor) -> tuple[torch.Tensor, str]:
         """Frames of the size that the network was trained on, and a note where they had another."""

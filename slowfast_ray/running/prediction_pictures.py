@@ -50,9 +50,11 @@ def strip(
     config: DataConfig,
     path: Path,
     truths: Sequence[Truth] = (),
-    is_right: Sequence[bool] = (),
+    is_right: Sequence[bool | None] = (),
 ) -> None:
-    """Draws `table` (of windows.of_frames) into the new PNG file `path`; `is_right` says it of each truth."""
+    """Draws `table` (of windows.of_frames) into the new PNG file `path`; `is_right` says it of each truth, None of
+    what the model cannot say.
+    """
     num_rows, num_legend = _num_rows(table, truths), len(_legend(table, truths, is_right, {}))
     legend = LEGEND_ROW * math.ceil(num_legend / LEGEND_COLUMNS)
     total = HEAD + _thumbnail(recording)[1] + ROW * num_rows + GRAPH + FOOT + legend
@@ -69,7 +71,7 @@ def draw(
     classes: Sequence[str],
     config: DataConfig,
     truths: Sequence[Truth] = (),
-    is_right: Sequence[bool] = (),
+    is_right: Sequence[bool | None] = (),
 ) -> None:
     """Draws a strip into a figure of the right size."""
     axis = Axis.of(recording, config)
@@ -112,13 +114,13 @@ def color_of(number: int) -> str:
 
 
 def _legend(
-    table: pd.DataFrame, truths: Sequence[Truth], is_right: Sequence[bool], colors: Mapping[str, str]
+    table: pd.DataFrame, truths: Sequence[Truth], is_right: Sequence[bool | None], colors: Mapping[str, str]
 ) -> list[Artist]:
     """The classes that occur, in the order of the model; those that it does not know, which are grey, last."""
     shown = {*table["class"], *(name for truth in truths for name in truth.classes)}
     ordered = [*(name for name in colors if name in shown), *sorted(shown - {*colors})]
     handles: list[Artist] = [Patch(facecolor=colors.get(name, GREY), label=short(name, 38)) for name in ordered]
-    if not all(is_right):
+    if False in is_right:
         handles.append(Line2D([], [], **DOT, label="predicted otherwise"))
     if table["note"].str.contains(windows.NO_BOX, regex=False).any():
         handles.append(Patch(facecolor=GREY, **GUESS, label="no box of the person near"))
@@ -191,7 +193,9 @@ def _stretches(axes: Axes, table: pd.DataFrame, axis: Axis, colors: dict[str, st
         axes.add_patch(Rectangle((start, row - 0.38), end - start, 0.76, **style))
 
 
-def _keyframes(axes: Axes, known: Sequence[tuple[Truth, bool]], axis: Axis, colors: dict[str, str], row: int) -> None:
+def _keyframes(
+    axes: Axes, known: Sequence[tuple[Truth, bool | None]], axis: Axis, colors: dict[str, str], row: int
+) -> None:
     """A mark for each keyframe, classes above one another, and a dot below where the prediction differs."""
     wide = MARK * axis.length
     for truth, is_right in known:
@@ -200,7 +204,7 @@ def _keyframes(axes: Axes, known: Sequence[tuple[Truth, bool]], axis: Axis, colo
         for number, name in enumerate(truth.classes):
             corner, color = (x - wide / 2, row - 0.38 + number * part), colors.get(name, GREY)
             axes.add_patch(Rectangle(corner, wide, part, facecolor=color, linewidth=0))
-        if not is_right:
+        if is_right is False:
             axes.plot(x, row + 0.5, **DOT, clip_on=False)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.model import slowfast
 from slowfast_ray.running import model_folder, prediction_truths, storage, tracking_models, windows
 from slowfast_ray.running.model_folder import Description
 from slowfast_ray.running.prediction_truths import Annotated
@@ -31,13 +33,24 @@ class Plan:
 
     def warnings(self) -> list[str]:
         """What makes the predictions worth less, as far as it is known before."""
+        said, unknown = [], sorted(self.annotated_classes - set(self.description.classes))
+        if unknown:
+            said.append(
+                f"The model does not know these annotated classes: {', '.join(unknown)}; keyframes of them alone are "
+                "left out of the share right."
+            )
         window, by_clock = self.experiment.data.window, self.experiment.data.frame_interval_ms is not None
-        if self.every is None or by_clock or self.every <= window:
-            return []
-        return [
-            f"`every` (={self.every}) is longer than a clip, {window:g} frames: what lies between two clips is not "
-            "looked at."
-        ]
+        if self.every is not None and not by_clock and self.every > window:
+            said.append(
+                f"`every` (={self.every}) is longer than a clip, {window:g} frames: what lies between two clips is not "
+                "looked at."
+            )
+        return said
+
+    @property
+    def annotated_classes(self) -> set[str]:
+        """What is annotated in these recordings."""
+        return self.annotated.classes_in({path.stem for path in self.recordings})
 
 
 def check(
@@ -67,7 +80,22 @@ def check(
             f"The model {model} looks at one person at a time (`data.labels` person), and needs boxes; name the file "
             "or dataset folder that holds them with --annotations."
         )
-    return Plan(model, folder, description, experiment, files, every, smooth, annotated, out)
+    try:  # a damaged file is found now, not in each process
+        checkpoint.load_weights(folder, slowfast.build(experiment.model))
+    except ValueError as error:
+        raise ValueError(f"`model` (={model}) cannot be used. {error}") from error
+    plan = Plan(model, folder, description, experiment, files, every, smooth, annotated, out)
+    is_foreign = bool(plan.annotated_classes) and plan.annotated_classes.isdisjoint(description.classes)
+    if is_foreign and experiment.data.labels != "person":  # of people, the boxes are still good
+        raise ValueError(
+            f"The model {model} knows none of the annotated classes, {', '.join(sorted(plan.annotated_classes))}, but "
+            f"{', '.join(description.classes)}; name annotations in its words, or leave out --annotations."
+        )
+    return plan
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix.lower() in (".h5", ".hdf5")
 
 
 def _files(recordings: Sequence[Path]) -> tuple[Path, ...]:
@@ -77,11 +105,11 @@ def _files(recordings: Sequence[Path]) -> tuple[Path, ...]:
     if missing:
         raise FileNotFoundError(f"No such recording, nor folder of recordings: {', '.join(missing)}.")
     for path in recordings:
-        inside = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        inside = sorted(each for each in path.iterdir() if _is_hdf5(each)) if path.is_dir() else [path]
         if not inside:
             nested = path / "frames"
             hint = f"; did you mean {nested}?" if nested.is_dir() else "."
-            raise ValueError(f"The folder {path} holds no recording (*.h5){hint}")
+            raise ValueError(f"The folder {path} holds no recording (*.h5 or *.hdf5){hint}")
         found += [each.absolute() for each in inside]
     by_name: dict[str, Path] = {}
     for path in found:

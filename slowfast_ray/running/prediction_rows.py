@@ -18,13 +18,15 @@ from slowfast_ray.running import windows
 from slowfast_ray.running.predicting import Predictor
 
 FIELDS = ("frames", "timestamps", "boxes")
-"""Names in a mapping or a table: degrees Celsius [S, T, H, W]; milliseconds [S, T]; fractions of the frame [S, 4]."""
+"""Names in a mapping or a table: degrees Celsius [S, T, H, W]; milliseconds [S, T]; fractions of the frame [S, 4] or
+[S, T, 4]."""
 PROBABILITIES = "probabilities"
 """Column with the probability of every class, by its name."""
 
 _ASKED = (
     "give frames in degrees Celsius as an array [clips, frames, height, width]; or a mapping with `frames` and, where "
-    "the model needs them, `timestamps` [clips, frames] and `boxes` [clips, 4]; or paths of recordings"
+    "the model needs them, `timestamps` [clips, frames] and `boxes` [clips, 4] or [clips, frames, 4]; or paths of "
+    "recordings, alone or in a list"
 )
 
 
@@ -86,13 +88,15 @@ def _of_recordings(predictor: Predictor, paths: Sequence[Path]) -> pd.DataFrame:
 def _paths(given: Any) -> list[Path] | None:
     """The paths in `given`; None where it holds something else."""
     if isinstance(given, str | os.PathLike):
-        return [Path(given)]
+        given = [given]
     if isinstance(given, pd.DataFrame):
         given = given.iloc[:, 0] if len(given.columns) == 1 else []
     if isinstance(given, np.ndarray | pd.Series):
         given = np.asarray(given, dtype=object).ravel().tolist() if given.dtype.kind not in "biufc" else []
     if not isinstance(given, list | tuple) or not given or not all(isinstance(e, str | os.PathLike) for e in given):
         return None
+    if not all(os.fspath(each) for each in given):
+        raise ValueError(f"A path of a recording must not be empty; {_ASKED}.")
     return [Path(each) for each in given]
 
 

@@ -42,8 +42,8 @@ class Done:
     table: pd.DataFrame | None = None
     """Of windows.of_frames; None where it failed."""
     truths: tuple[Truth, ...] = ()
-    is_right: tuple[bool, ...] = ()
-    """One for each truth."""
+    is_right: tuple[bool | None, ...] = ()
+    """One for each truth; None where the network does not know its class."""
     num_dead_pixels: int = 0
     """Values that were repaired [pixels]."""
     error: str = ""
@@ -131,7 +131,7 @@ def predicted(predictor: Predictor, plan: Plan, path: Path, on_windows: Callable
             on_batch=on_windows,
         )
         truths = plan.annotated.of_recording(recording.id, predictor.experiment.data)
-        is_right = tuple(prediction_truths.are_right(table, truths))
+        is_right = tuple(prediction_truths.are_right(table, truths, predictor.classes))
         return Done(path, table, truths, is_right, recording.num_dead_pixels)
     except Exception as error:  # hours of other recordings are worth more than a traceback, which the log has
         log.info("%s failed.", path, exc_info=True)

@@ -4,7 +4,7 @@ A keyframe is right where the window in whose stretch it lies carries a class th
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,15 @@ class Annotated:
     def images(self) -> tuple[Image, ...]:
         """Those of all files."""
         return tuple(image for file in self.files for image in file.images)
+
+    def classes_in(self, recordings: Container[str]) -> set[str]:
+        """Names of the classes that occur in some recordings."""
+        return {
+            self.files[0].classes[person.label]
+            for image in self.images
+            if image.recording in recordings
+            for person in image.people
+        }
 
     def of_recording(self, recording: str, config: DataConfig) -> tuple[Truth, ...]:
         """The truths of a recording, in the order of its frames, under the label policy of `config`.
@@ -74,8 +83,9 @@ def read(path: Path | None) -> Annotated:
     return Annotated(source.read_annotations(path) if path.is_dir() else (annotations.read(path),))
 
 
-def are_right(table: pd.DataFrame, truths: Sequence[Truth]) -> Iterator[bool]:
-    """Whether the row of `table` (of windows.of_frames) in which each keyframe lies says what is true there.
+def are_right(table: pd.DataFrame, truths: Sequence[Truth], known: Container[str]) -> Iterator[bool | None]:
+    """Whether the row of `table` (of windows.of_frames) in which each keyframe lies says what is true there; None where
+    the network knows no such class: `known` are its classes.
 
     Raises ValueError for a keyframe that lies in no row: it is of another recording.
     """
@@ -89,4 +99,4 @@ def are_right(table: pd.DataFrame, truths: Sequence[Truth]) -> Iterator[bool]:
                 f"A keyframe must lie inside its recording, but the annotations name frame {truth.keyframe} of "
                 f"{table['recording'].iloc[0]}, which has {table['end_frame'].max() + 1} frames; are they another's?"
             )
-        yield said.iloc[0] in truth.classes
+        yield said.iloc[0] in truth.classes if any(name in known for name in truth.classes) else None

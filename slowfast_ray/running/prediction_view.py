@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.learning import intervals
+from slowfast_ray.running.predicting import WRONG_UNIT
 from slowfast_ray.running.prediction_axis import clock
 from slowfast_ray.running.prediction_plan import Plan
 from slowfast_ray.running.prediction_run import Done
@@ -70,8 +71,8 @@ def summary(found: Sequence[Done]) -> Table:
 
 
 def share_right(found: Iterable[Done]) -> str:
-    """Of the annotated keyframes, for people; a dash without any."""
-    is_right = [right for each in found for right in each.is_right]
+    """Of the annotated keyframes whose class the model knows, for people; a dash without any."""
+    is_right = [right for each in found for right in each.is_right if right is not None]
     return str(intervals.wilson(sum(is_right), len(is_right))) if is_right else "-"
 
 
@@ -90,6 +91,14 @@ def warnings(plan: Plan, found: Sequence[Done]) -> list[str]:
     if repaired:
         number = sum(each.num_dead_pixels for each in repaired)
         said.append(f"{number} dead pixel values in {len(repaired)} of {len(good)} recordings are repaired.")
+    wrong_unit = [each for each, table in good if table["note"].str.contains(WRONG_UNIT, regex=False).any()]
+    if wrong_unit:
+        data = plan.experiment.data
+        said.append(
+            f"In {len(wrong_unit)} of {len(good)} recordings, first {wrong_unit[0].path.stem}, most pixels of some "
+            f"clips lie outside {data.min_celsius:g} to {data.max_celsius:g} degrees Celsius, where the model tells no "
+            f"temperatures apart: {WRONG_UNIT}"
+        )
     if any(each.is_right for each in found):
         said.append(
             f"A model does not say which recordings it was trained on ({plan.description.trained_as}): if these were "

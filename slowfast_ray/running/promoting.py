@@ -42,8 +42,11 @@ class Decision:
 
     def to_json(self) -> str:
         """For programs; what is unknown is null."""
-        text = json.dumps(asdict(self), indent=1)
-        return text.replace(": NaN", ": null") + "\n"
+        content = asdict(self)
+        for name in ("difference", "test"):
+            if content[name] is not None:
+                content[name] = {key: None if value != value else value for key, value in content[name].items()}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def tags(self) -> dict[str, str]:
         """Of the version that was judged."""

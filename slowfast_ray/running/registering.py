@@ -1,9 +1,14 @@
-"""A checkpoint into MLflow's model registry: model folder, model card, evidence, and whether it becomes champion."""
+"""A checkpoint into MLflow's model registry: model folder, model card, evidence, and whether it becomes champion.
+
+The registry knows no transaction. Of two processes that register at once, each is judged against the champion that it
+saw (see tracking_models.py); two that register the same checkpoint at once make two versions of the same weights, of
+which the one that ended last is champion. From then on a registration of it names one of the two as there already.
+"""
 
 import hashlib
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.running import (
     begun,
     evaluating,
+    evidence_check,
     model_card,
     model_folder,
     preflight,
@@ -75,8 +81,9 @@ def check(place: Path, *, name: str, root: str | None = None, force: bool = Fals
     """The plan to register `place`: the folder of a checkpoint, or of a run or trial, whose best epoch it takes.
 
     Raises ValueError or OSError for a folder without a checkpoint or without its weights, for data that gives other
-    samples than it validated on, for a store that does not answer, a name that it does not take, and weights that are
-    registered already, unless `force` shall make them the champion.
+    samples than it validated on, for a store that does not answer, a name that it does not take, weights that are
+    registered already, unless `force` shall make them the champion, and weights that do not say what its predictions
+    say.
     """
     with tempfile.TemporaryDirectory() as nowhere:
         found = evaluating.check(place, out=Path(nowhere) / "unused", root=root)
@@ -107,6 +114,8 @@ def check(place: Path, *, name: str, root: str | None = None, force: bool = Fals
             raise ValueError(
                 f"{found.checkpoint} is registered already, as {known.uri}; --force makes that version the champion."
             )
+    predictions = checkpoint.read_predictions(found.checkpoint)
+    evidence_check.check(found.checkpoint, found.experiment, data, predictions)
     return Plan(
         name=name,
         uri=uri,
@@ -114,7 +123,7 @@ def check(place: Path, *, name: str, root: str | None = None, force: bool = Fals
         progress=found.progress,
         experiment=found.experiment,
         data=data,
-        predictions=checkpoint.read_predictions(found.checkpoint),
+        predictions=predictions,
         digest=digest,
         known=known,
     )
@@ -144,13 +153,24 @@ def register(plan: Plan, *, force: bool = False) -> Registered:
 
 def _decide(plan: Plan, force: bool) -> Decision:
     champion, evidence = tracking_models.champion(plan.uri, plan.name), None
-    if champion is not None:
-        try:
-            evidence = tracking_models.evidence(plan.uri, champion)
-        except ValueError:
-            if DIGEST in champion.tags:  # a store that is away, and not a model that somebody else registered
-                raise
-    return promoting.decide(plan.data, plan.predictions, champion and champion.uri, evidence, force=force)
+    if champion is None:
+        decision = promoting.decide(plan.data, plan.predictions, None, None)
+        if not tracking_models.has_versions(plan.uri, plan.name):
+            return decision
+        return replace(
+            decision, reason="No version was champion: this one becomes it, and was compared with none of the others."
+        )
+    try:
+        evidence = tracking_models.evidence(plan.uri, champion)
+    except ValueError as error:
+        # What somebody else registered never had any.
+        if DIGEST in champion.tags and not force:
+            raise ValueError(
+                f"The model cannot be compared with the champion, {champion.uri}, whose evidence cannot be read "
+                f"({error}); try again, or, where its files are gone for good, --force makes this model champion "
+                "without a comparison."
+            ) from error
+    return promoting.decide(plan.data, plan.predictions, champion.uri, evidence, force=force)
 
 
 def _write(plan: Plan, decision: Decision) -> Version:

@@ -70,7 +70,7 @@ def _of_one_kind(predictor: Predictor, clips: list[Clip]) -> list[Row | Exceptio
     parts = {
         "frames": [each.frames_THW for each in clips],
         "timestamps": [each.times_T for each in clips if each.times_T is not None],
-        "boxes": [each.box_4 for each in clips if each.box_4 is not None],
+        "boxes": [each.box for each in clips if each.box is not None],
     }
     given = {name: np.stack(each) for name, each in parts.items() if each}
     try:

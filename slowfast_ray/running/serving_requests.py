@@ -37,13 +37,13 @@ class Clip:
     """float32 in degrees Celsius, finite."""
     times_T: np.ndarray | None
     """In milliseconds."""
-    box_4: np.ndarray | None
-    """Centre x, y, width and height, as fractions of the frame."""
+    box: np.ndarray | None
+    """[4] or, one for each frame, [T, 4]: centre x, y, width and height, as fractions of the frame."""
 
     @property
-    def kind(self) -> tuple[tuple[int, ...], bool, bool]:
+    def kind(self) -> tuple[tuple[int, ...], bool, tuple[int, ...] | None]:
         """Clips of one kind can be computed at once."""
-        return self.frames_THW.shape, self.times_T is None, self.box_4 is None
+        return self.frames_THW.shape, self.times_T is None, None if self.box is None else self.box.shape
 
 
 @dataclass(frozen=True)
@@ -117,31 +117,34 @@ def _clip(value: Any, predictor: Predictor) -> Clip:
         raise ValueError(f"`frames` must have the shape [frames, height, width], but has {list(frames_THW.shape)}.")
     if len(frames_THW) > MAX_FRAMES:
         raise ValueError(f"A clip has {MAX_FRAMES} frames or fewer, but this one {len(frames_THW)}; cut it shorter.")
-    times_T, box_4 = _array("timestamps", value.get("timestamps")), _array("box", value.get("box"))
+    times_T, box = _array("timestamps", value.get("timestamps")), _array("box", value.get("box"))
     if times_T is not None and times_T.shape != frames_THW.shape[:1]:
         raise ValueError(
             f"`timestamps` must hold a number for each of the {len(frames_THW)} frames, in milliseconds, but has the "
             f"shape {list(times_T.shape)}."
         )
-    if box_4 is not None and box_4.shape != (4,):
-        raise ValueError(f"`box` must be centre x, y, width and height, but has the shape {list(box_4.shape)}.")
-    _check_needs(times_T, box_4, predictor)
-    return Clip(prediction_input.frames(frames_THW[None])[0], times_T, box_4)
+    if box is not None and box.shape not in ((4,), (len(frames_THW), 4)):
+        raise ValueError(
+            "`box` must be centre x, y, width and height, or these for each frame, but has the shape "
+            f"{list(box.shape)}."
+        )
+    _check_needs(times_T, box, predictor)
+    return Clip(prediction_input.frames(frames_THW[None])[0], times_T, box)
 
 
-def _check_needs(times_T: np.ndarray | None, box_4: np.ndarray | None, predictor: Predictor) -> None:
+def _check_needs(times_T: np.ndarray | None, box: np.ndarray | None, predictor: Predictor) -> None:
     interval_ms = predictor.experiment.data.frame_interval_ms
     if interval_ms is not None and times_T is None:
         raise ValueError(
             f"`timestamps` is missing, and this model takes a frame every {interval_ms:g} ms; send the time of every "
             "frame in milliseconds."
         )
-    if predictor.looks_at_people and box_4 is None:
+    if predictor.looks_at_people and box is None:
         raise ValueError(
             "`box` is missing, and this model looks at one person at a time; send centre x, y, width and height as "
             "fractions of the frame."
         )
-    if box_4 is not None and not predictor.looks_at_people:
+    if box is not None and not predictor.looks_at_people:
         raise ValueError("This model looks at whole frames; leave out `box`.")
 
 

@@ -13,6 +13,9 @@ import numpy as np
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.recordings import Recording
 
+GAP = "gap within the clip"
+"""Note of a clip that reaches over one."""
+
 
 @dataclass(frozen=True)
 class Stretches:

@@ -74,7 +74,7 @@ def of_frames(
     of the first and the last frame that the row stands for; null where they are unknown or run backwards); start_frame,
     end_frame, keyframe (the middle of the clip); class, probability (the most likely one); top3, top3_probabilities
     (lists); p_NAME (the probability of each class); note (what of the clip was not in the recording: padded, resized,
-    gap; empty where nothing).
+    gap; or that its unit seems another; empty where nothing).
 
     Raises ValueError for impossible steps, and where the recording lacks the times or boxes that the network needs.
     """
@@ -170,9 +170,9 @@ def _notes(
     clock = Clock.of(torch.from_numpy(times_N), torch.tensor([0])) if by_clock else None
     first_S, last_S = (each.numpy() for each in clips.spans(keyframes, *ends, clock, config))
     over_gap_S = stretches.reach_over_gap(keyframes_S, first_S, last_S, times_N, config)
-    boxes_S = np.array([each.keyframe for each in samples]) if samples else keyframes_S
+    over_gap = [stretches.GAP if each else "" for each in over_gap_S]
+    if not predictor.looks_at_people:
+        return over_gap, [""] * len(over_gap)
+    boxes_S = np.array([each.keyframe for each in samples])
     is_guess_S = (boxes_S < first_S) | (boxes_S > last_S)
-    return (
-        ["gap within the clip" if each else "" for each in over_gap_S],
-        [NO_BOX if each else "" for each in is_guess_S],
-    )
+    return over_gap, [NO_BOX if each else "" for each in is_guess_S]

@@ -232,6 +232,9 @@ def test_times_are_milliseconds_and_may_lack(tmp_path: Path) -> None:
         ([True, False, True], "one number a frame"),
         ([1.0, np.nan, 3.0], "finite"),
         ([1.0, 2.0, np.inf], "finite"),
+        ([1.0, 2.0, 1e19], "milliseconds.*no clock shows"),
+        (np.array([1, 2, 2**63], np.uint64), "milliseconds.*no clock shows"),
+        ([1.0, 2.0, -1e19], "milliseconds.*no clock shows"),
     ],
 )
 def test_times_of_another_kind_are_refused(tmp_path: Path, times: Any, says: str) -> None:

@@ -346,8 +346,8 @@ def test_several_labels_are_right_where_one_is_said(made_up_root: Path) -> None:
     assert max(len(each.classes) for each in several) == 2
     assert all(set(a.classes) <= set(b.classes) for a, b in zip(one, several, strict=True))
     table = a_table()
-    told = list(prediction_truths.are_right(table, [Truth(10, ("lying", "standing"), None), Truth(140, ("x",), None)]))
-    assert told == [True, False]
+    truths = [Truth(10, ("lying", "standing"), None), Truth(140, ("walking",), None), Truth(140, ("x",), None)]
+    assert list(prediction_truths.are_right(table, truths, CLASSES)) == [True, False, None]
 
 
 def test_the_real_recordings_are_predicted_whole(

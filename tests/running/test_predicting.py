@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def trained(experiment: Experiment, folder: Path) -> tuple[Path, Dataset]:
 def chosen(tiny_in: Callable[[Path], Experiment], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
     folder = tmp_path_factory.mktemp("trained")
     return trained(tiny_in(folder), folder)
+
+
+@pytest.fixture(scope="module")
+def by_clock(tiny_in: Callable[[Path], Experiment], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """Takes 8 frames, one every 170 ms."""
+    folder = tmp_path_factory.mktemp("clock")
+    newest, data = trained(tiny_in(folder).override({"data.frame_interval_ms": 170.0}), folder)
+    model_folder.write(folder / "model", newest, data)
+    return Predictor.load(folder / "model")
 
 
 @pytest.fixture
@@ -115,8 +125,10 @@ def test_other_sizes_are_resized_and_noted(predictor: Predictor, chosen: tuple[P
         (np.full((2, 16, 40, 60), np.nan, np.float32), "2 of 2 clips hold NaN"),
         (np.full((1, 16, 40, 60), -273.2, np.float32), "nothing was measured"),
         ([["a"]], "must have the shape"),
+        (np.full((2, 16, 40, 60), [[[[20]]], [[[1e300]]]]), "clip 1 holds values beyond float32"),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_frames_that_cannot_be_understood_are_refused(predictor: Predictor, frames: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         predictor.of_clips(frames)
@@ -137,6 +149,95 @@ def test_a_model_by_the_clock_needs_times(tiny: Experiment, tmp_path: Path) -> N
     times_ST = np.stack([np.arange(16) * 170, np.arange(16) * 170 + 50])
     assert predictor.of_clips(frames_STHW, times_ST).notes_S == ("", "")
     assert all("padded" in note for note in predictor.of_clips(frames_STHW, times_ST // 3).notes_S)
+    assert predictor.of_clips(frames_STHW[:0], times_ST[:0]).logits_SK.shape == (0, len(data.classes))
+    # A pause longer than the window of 8 x 170 ms in the second clip, and a shorter one.
+    for pause_ms, note in ((5000, "gap within the clip"), (500, "")):
+        paused_ST = times_ST + [[0], [pause_ms]] * (np.arange(16) >= 10)
+        assert predictor.of_clips(frames_STHW, paused_ST).notes_S[0] == ""
+        assert note == predictor.of_clips(frames_STHW, paused_ST).notes_S[1]
+
+
+NOW_MS = 1_764_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("times_T", "says"),
+    [
+        (np.arange(16, dtype=np.float32) * 170 + NOW_MS, "int64 or float64 milliseconds, but is float32"),
+        (np.arange(16, dtype=np.float16) * 170, "float16"),
+        ((np.arange(16) * 170 + NOW_MS) / 1000, "0.2 ms apart .* are the times in milliseconds"),
+        (np.arange(16) * 0.17, "are the times in milliseconds"),
+        ((np.arange(16) * 170 + NOW_MS) * 1000, r"1.7e\+05 ms apart .* one every 170 ms: are the times in milli"),
+        (np.full(16, NOW_MS), "all the same"),
+        (np.arange(16) * 1e17, "1e.17 ms apart"),
+        (np.arange(16) * 1e19, "no clock shows"),
+        (np.arange(16, dtype=np.uint64) + np.uint64(2**63), "no clock shows"),
+        (np.where(np.arange(16) > 0, np.arange(16) * 170 + NOW_MS, 0), "span more than 30 years"),
+    ],
+)
+def test_times_that_cannot_be_right_are_refused(by_clock: Predictor, times_T: np.ndarray, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        by_clock.of_clips(np.full((1, 16, 40, 60), 20, np.float32), times_T[None])
+
+
+@pytest.mark.parametrize(
+    "times_T",
+    [
+        np.arange(16) * 4 + NOW_MS,  # 240 frames a second
+        np.arange(16) * 1000.0 + NOW_MS,  # one a second
+        np.arange(16) // 4 * 680,  # four at once carry the time of the last one
+        np.arange(16) * 170 + 3_600_000 * (np.arange(16) > 7),  # an hour's pause
+    ],
+)
+def test_times_of_real_sensors_are_taken(by_clock: Predictor, times_T: np.ndarray) -> None:
+    assert len(by_clock.of_clips(np.full((1, 16, 40, 60), 20, np.float32), times_T[None]).notes_S) == 1
+
+
+def test_recordings_with_times_that_cannot_be_right_are_refused(
+    by_clock: Predictor, chosen: tuple[Path, Dataset]
+) -> None:
+    recording = first_recording(chosen[1])
+    assert recording.times_N is not None
+    for times_N, says in (
+        (recording.times_N // 1000, "0.1.* ms apart"),
+        (recording.times_N * 1000, "are the times in milliseconds"),
+        (recording.times_N * 0, "all the same"),
+    ):
+        with pytest.raises(ValueError, match=f"The recording {recording.id} .*{says}"):
+            by_clock.of_recording(replace(recording, times_N=times_N), torch.tensor([100]))
+
+
+def test_another_unit_is_noted(predictor: Predictor, chosen: tuple[Path, Dataset]) -> None:
+    clip_THW = first_recording(chosen[1]).frames_NHW[100:116]
+    frames_STHW = np.stack([clip_THW, clip_THW + 273.15, clip_THW * 100, np.full_like(clip_THW, 1e30)])
+    answer = predictor.of_clips(frames_STHW)
+    assert answer.notes_S[0] == ""
+    for note in answer.notes_S[1:]:
+        assert note == "100% of the pixels lie outside 10 to 35 degrees Celsius: is the unit right?"
+
+
+def test_a_box_for_each_frame_says_what_a_track_says_bit_for_bit(tiny: Experiment, tmp_path: Path) -> None:
+    newest, data = trained(
+        tiny.override({"data.labels": "person", "data.clip_len": 16, "learning.micro_batch": 1}), tmp_path
+    )
+    model_folder.write(tmp_path / "model", newest, data)
+    of_people, val, tracks = Predictor.load(tmp_path / "model"), data.val, data.val.tracks
+    assert tracks is not None
+    rows = ((val.keyframes_S - val.firsts_S >= 16) & (val.lasts_S - val.keyframes_S >= 16)).nonzero().flatten()
+    evaluated_SK = checkpoint.read_predictions(newest).logits_SK[rows]
+    frames, boxes = [], []
+    for row in rows.tolist():
+        first = int(val.keyframes_S[row]) - 16
+        frames.append(data.frames_NHW[first : first + 32].numpy())
+        centers_T2 = tracks.centers_M2[int(tracks.rows_S[row]) + first - int(val.firsts_S[row]) :][:32]
+        boxes.append(np.concatenate([centers_T2.numpy(), tracks.sizes_S2[row].expand(32, 2).numpy()], axis=1))
+    boxes_ST4 = np.stack(boxes)
+    assert (boxes_ST4[:, 0, :2] != boxes_ST4[:, -1, :2]).any(), "somebody walks"
+    assert torch.equal(of_people.of_clips(np.stack(frames), boxes=boxes_ST4).logits_SK, evaluated_SK)
+    still = of_people.of_clips(np.stack(frames), boxes=boxes_ST4[:, 16])
+    assert not torch.equal(still.logits_SK, evaluated_SK), "a crop that stays shows something else"
+    with pytest.raises(ValueError, match="or for each frame"):
+        of_people.of_clips(np.stack(frames), boxes=boxes_ST4[:, 1:])
 
 
 def test_a_model_of_people_needs_boxes_and_another_one_none(
@@ -144,17 +245,17 @@ def test_a_model_of_people_needs_boxes_and_another_one_none(
 ) -> None:
     frames_STHW, boxes_S4 = np.full((1, 16, 40, 60), 20, np.float32), np.array([[0.5, 0.5, 0.2, 0.4]])
     with pytest.raises(ValueError, match="leave out the boxes"):
-        predictor.of_clips(frames_STHW, boxes_S4=boxes_S4)
+        predictor.of_clips(frames_STHW, boxes=boxes_S4)
     newest, data = trained(tiny.override({"data.labels": "person"}), tmp_path)
     model_folder.write(tmp_path / "people", newest, data)
     of_people = Predictor.load(tmp_path / "people")
-    assert of_people.of_clips(frames_STHW, boxes_S4=boxes_S4).logits_SK.shape == (1, len(data.classes))
+    assert of_people.of_clips(frames_STHW, boxes=boxes_S4).logits_SK.shape == (1, len(data.classes))
     with pytest.raises(ValueError, match="needs a box"):
         of_people.of_clips(frames_STHW)
     with pytest.raises(ValueError, match="fractions of the frame"):
-        of_people.of_clips(frames_STHW, boxes_S4=boxes_S4 * 60)
+        of_people.of_clips(frames_STHW, boxes=boxes_S4 * 60)
     with pytest.raises(ValueError, match="for each clip"):
-        of_people.of_clips(frames_STHW, boxes_S4=boxes_S4[0])
+        of_people.of_clips(frames_STHW, boxes=boxes_S4[0])
 
 
 def test_another_format_says_who_wrote_it(predictor: Predictor, tmp_path: Path) -> None:

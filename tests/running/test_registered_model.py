@@ -105,7 +105,9 @@ def test_recordings_give_the_rows_of_their_windows(model: PyFuncModel, run: Path
         ({"frames": np.zeros((1, 2, 4, 6)), "boxes": [[0.5, 0.5, 0.1, 0.1]]}, "leave out the boxes"),
         ({"images": []}, "it knows no `images`"),
         ({"frames": None}, "`frames` is missing"),
-        ({"frames": "a"}, "must hold numbers, but is str"),
+        ({"frames": "a.h5"}, "must hold numbers, but is str; .* paths of recordings, alone or in a list"),
+        ("", "path of a recording must not be empty"),
+        (["", "a.h5"], "path of a recording must not be empty"),
         (pd.DataFrame(), "`frames` is missing"),
         (None, "`frames` is missing"),
         ("nowhere.h5", "No such recording"),
@@ -158,11 +160,12 @@ print(found)
     assert done.stdout.splitlines() == ["[] []", "['pickle.find_class']"]
 
 
-def test_mlflow_knows_what_it_needs_and_shows_an_example(model: PyFuncModel) -> None:
+def test_mlflow_knows_what_it_needs_and_shows_an_example(model: PyFuncModel, uri: str) -> None:
     assert model.metadata.signature is not None
     assert model.metadata.signature.outputs.input_names() == COLUMNS
     assert set(model.metadata.metadata["inputs"]) == {"frames", "timestamps", "boxes", "path or paths"}
-    requirements = mlflow.pyfunc.get_model_dependencies(model.metadata.artifact_path)
+    with tracking_store.environment(MLFLOW_TRACKING_URI=uri):
+        requirements = mlflow.pyfunc.get_model_dependencies(f"models:/{tracking_models.DEFAULT_NAME}@champion")
     needed = {line.partition("==")[0] for line in Path(requirements).read_text().splitlines()}
     assert {"slowfast-ray", "torch", "mlflow"} <= needed
     assert model.input_example is not None
@@ -185,6 +188,10 @@ def test_the_example_holds_what_the_model_needs(tiny: Experiment, changes: dict[
     needed = ({"timestamps", "boxes"} & set(loaded.input_example)).pop()
     with pytest.raises(MlflowException, match=needed):
         loaded.predict({"frames": loaded.input_example["frames"]})
+    card = (tracking_models.evidence(tiny.run.tracking_uri, found.version) / "model_card.md").read_text()
+    of_people = needed == "boxes"
+    assert ("keeps it still" in card) == of_people, "evaluation follows people, one box does not"
+    assert ('model.predict("recording.h5")' in card) != of_people
 
 
 def test_the_card_says_the_checkpoints_own_figures(run: Path, uri: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from safetensors.torch import load_file, save_file
 
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
@@ -25,6 +24,7 @@ from slowfast_ray.running import (
 )
 from slowfast_ray.running.registering import Registered
 from tests.running.conftest import runs_in
+from tests.running.other_weights import best_of, other
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +43,6 @@ def uri(run: Path) -> str:
 
 def registered(place: Path, name: str, *, force: bool = False) -> Registered:
     return registering.register(registering.check(place, name=name, force=force), force=force)
-
-
-def best_of(run: Path) -> Path:
-    best = checkpoint.best(run)
-    assert best is not None
-    return best
-
-
-def other(run: Path, to: Path, share_right: float) -> Path:
-    """A run on the same samples with other weights, which has so many of its samples right [fraction]."""
-    copied = Path(shutil.copytree(run, to))
-    best = best_of(copied)
-    weights = load_file(best / "weights.safetensors")
-    weights = {name: value + share_right if name.endswith("bias") else value for name, value in weights.items()}
-    save_file(weights, best / "weights.safetensors")
-    target = checkpoint.read_predictions(best).target
-    is_right_S = torch.arange(len(target)) < share_right * len(target)
-    said_S = torch.where(is_right_S, target, (target + 1) % 6)
-    (best / "predictions.safetensors").unlink()
-    Predictions(torch.nn.functional.one_hot(said_S, 6).float(), target).save(best / "predictions.safetensors")
-    return copied
 
 
 def aliases(uri: str, name: str) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """A registered model outside of the checkout: behind MLflow's scoring server, and where only its wheel is installed."""
 
+import http.client
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import model_folder, preflight, registering, tracking_models, worker
 from slowfast_ray.running.predicting import Predictor
 from tests.running.conftest import ROOT, environment
+from tests.running.other_weights import HEAD_BIAS, judge_again
 
 SECONDS_TO_START = 180
 
@@ -150,6 +152,10 @@ def test_bad_requests_are_answered_400_with_the_reason(run: Path, address: str) 
     status, body = post(address, f"recording\n{path}\n", "text/csv")
     assert (status, "opens no files" in json.loads(body)["message"]) == (400, True), body
     assert post(address, json.dumps({"inputs": {"frames": clip}}))[0] == 200, "the server goes on"
+    host, _, port = address.removeprefix("http://").removesuffix("/invocations").partition(":")
+    bare = http.client.HTTPConnection(host, int(port), timeout=60)
+    bare.request("POST", "/invocations", b"{}")  # without a Content-Type: docs/serving.md says what MLflow makes of it
+    assert bare.getresponse().status == 500
 
 
 def test_a_tracking_server_keeps_models_as_a_file_does(run: Path, tmp_path: Path) -> None:
@@ -165,7 +171,9 @@ def test_a_tracking_server_keeps_models_as_a_file_does(run: Path, tmp_path: Path
         with pytest.raises(ValueError, match="registered already, as models:/far/1, and is the champion"):
             registering.check(tmp_path / "b", name="far")
         (weights,) = (tmp_path / "b").glob("epoch-*/weights.safetensors")
-        save_file({name: value * 1.5 for name, value in load_file(weights).items()}, weights)
+        # A bias that all classes share: other weights, and the same answers.
+        save_file({k: v + 0.5 if k == HEAD_BIAS else v for k, v in load_file(weights).items()}, weights)
+        judge_again(weights.parent)
         second = registering.register(registering.check(tmp_path / "b", name="far"))
         assert (second.version.number, second.decision.replaces) == (2, False)
         assert second.decision.difference is not None

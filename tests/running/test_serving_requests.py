@@ -36,9 +36,14 @@ def test_what_a_model_needs_is_asked_for(tiny: Experiment, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="Clip 1: `box` is missing"):
         answer([{**clip, **times, **box}, {**clip, **times}])
     whole = {**clip, **times, **box}
-    good, far, back, tilted = answer(
-        [whole, {**whole, "box": [30, 20, 8, 9]}, {**whole, "timestamps": times["timestamps"][::-1]}, whole]
+    still = {**whole, "box": [box["box"]] * 16}  # a box for each frame
+    good, far, back, tilted, each = answer(
+        [whole, {**whole, "box": [30, 20, 8, 9]}, {**whole, "timestamps": times["timestamps"][::-1]}, whole, still]
     )
+    assert each["class"] == good["class"]
+    assert each["probability"] == pytest.approx(good["probability"])
+    with pytest.raises(ValueError, match="or these for each frame"):
+        answer({**whole, "box": [box["box"]] * 15})
     assert good == tilted
     assert set(good["probabilities"]) == set(predictor.classes)
     assert "fractions of the frame" in str(far)

@@ -220,7 +220,15 @@ def test_a_model_of_people_needs_annotations_and_another_one_none(
 ) -> None:
     with pytest.raises(ValueError, match="is annotated with a `bbox` and an `object_id`"):
         windows.of_recording(of_people, path)
-    assert "person" not in windows.of_recording(predictor, path, images=data.source.images)
+    table = windows.of_recording(predictor, path, images=data.source.images)
+    assert "person" not in table
+
+
+def test_nobody_is_missed_where_nobody_is_looked_at(by_clock: Predictor, recording: Recording) -> None:
+    # Pairs of frames at one time, and an interval so short that a clip shows nothing but the first one of its pair.
+    quick = replace(by_clock, experiment=by_clock.experiment.override({"data.frame_interval_ms": 0.16}))
+    table = windows.of_frames(quick, replace(recording, times_N=np.arange(1, 261) // 2 * 2), every=1)
+    assert not table["note"].str.contains(windows.NO_BOX).any()
 
 
 @pytest.mark.parametrize(
