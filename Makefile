@@ -18,11 +18,11 @@ tune: $(READY)
 test: test-fast
 	$(VENV)/bin/python -m pytest -m "ray and not slow"
 
-# Everything that starts no Ray: for the two minutes between two thoughts.
+# Everything that starts no Ray: three to four minutes on two cores.
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray and not slow" --numprocesses auto --dist worksteal
 
-# A search whose driver is killed three times, and a tracking server that is away for two minutes.
+# Searches that are killed, an MLflow that is away, a database, a fresh environment: about 13 minutes on two cores.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
 
