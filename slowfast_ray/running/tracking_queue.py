@@ -50,7 +50,7 @@ class Queue:
         self._is_away = self._is_closed = False
         self._next_try = 0.0
         self._num_failures_of_first = 0
-        self._refused_runs: set[str] = set()
+        self._warned_of: set[str] = set()
         self.num_refused = 0
         """Entries that the store will never take; each is named in a warning or in the log."""
         # A flush waits until all is sent, or a try has failed that began after it was asked for.
@@ -140,14 +140,15 @@ class Queue:
             run_id = self._writer.write(entry)
         except Exception as error:
             if is_refusal(error):
-                self._tell_of_refusal(entry, error)
+                self.num_refused += 1
+                self._tell("refuses %s, which is dropped", entry, error)
             else:
                 self._num_failures_of_first += is_answering and not is_busy(error)
                 # Nothing can pass the beginning of its run.
                 if self._num_failures_of_first < MAX_FAILURES or isinstance(entry, Opened):
                     raise
                 self._num_failures_of_first = 0
-                log.warning("MLflow at %s fails to take %s; it is tried again (%s).", self._uri, entry.what, error)
+                self._tell("fails to take %s; it is tried again", entry, error)
                 with self._changed:
                     self._journal.put_aside()
                     self._changed.notify_all()
@@ -160,12 +161,11 @@ class Queue:
             self._journal.take_first(run_id)
             self._changed.notify_all()
 
-    def _tell_of_refusal(self, entry: Entry, error: Exception) -> None:
-        """One warning a run: one that was deleted in MLflow would give one an epoch."""
-        self.num_refused += 1
-        level = logging.INFO if entry.run in self._refused_runs else logging.WARNING
-        self._refused_runs.add(entry.run)
-        log.log(level, "MLflow at %s refuses %s, which is dropped (%s).", self._uri, entry.what, reason_of(error))
+    def _tell(self, what: str, entry: Entry, error: Exception) -> None:
+        """One warning a run: one that was deleted in MLflow would give one an epoch. The log has all."""
+        level = logging.INFO if entry.run in self._warned_of else logging.WARNING
+        self._warned_of.add(entry.run)
+        log.log(level, f"MLflow at %s {what} (%s).", self._uri, entry.what, reason_of(error))
 
     def _come_back(self) -> None:
         if self._is_away:
