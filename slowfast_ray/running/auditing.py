@@ -84,9 +84,7 @@ def check_files(json_file: Path | None, html_file: Path | None) -> None:
             continue
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"`{flag}` (={path}) exists, and nothing is overwritten; name another file.")
-        if not path.parent.is_dir():
-            raise ValueError(f"`{flag}` (={path}) lies in no folder: {path.parent} is none; make it first.")
-        storage.check_writable(path.parent, flag)
+        storage.check_place(path, flag)
 
 
 def write_new(path: Path, text: str) -> None:

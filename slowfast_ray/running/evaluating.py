@@ -5,7 +5,6 @@ written by evaluation_files.py and drawn by evaluation_pictures.py.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from slowfast_ray.data.views import View
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import calibration, checkpoint, counts, loop
 from slowfast_ray.learning.calibration import Calibration
-from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import begun, scores, storage, tracking, wiring
+from slowfast_ray.running import chosen, scores, storage, tracking, wiring
+from slowfast_ray.running.chosen import Chosen
 
 _NAME_OF = {
     counts.VAL_LOSS: counts.EVAL_LOSS,
@@ -36,23 +35,14 @@ _NAME_OF = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Chosen):
     """What is scored, how, and where the results go."""
 
-    checkpoint: Path
-    progress: Progress
-    experiment: Experiment
-    """As the checkpoint holds it; its dataset may have been moved."""
     views: tuple[View, ...]
     suffix: str
     """Names the views, where there are several: -clips3-crops3."""
     out: Path
     """A folder that does not exist yet."""
-
-    @property
-    def run_folder(self) -> Path:
-        """The folder of the run or trial."""
-        return self.checkpoint.parent
 
 
 @dataclass(frozen=True)
@@ -103,24 +93,14 @@ def check(
     `out` exists or cannot be made.
     """
     chosen_views = views.views(num_clips, num_crops)
-    place = Path(os.path.normpath(place.expanduser().absolute()))
-    chosen = place if (place / "progress.json").is_file() else checkpoint.best_in(place)
-    progress = checkpoint.read_progress(chosen)
-    try:
-        experiment = Experiment.from_json((chosen / begun.BEGUN_AS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{chosen} does not tell its experiment: {error}") from error
-    if root is not None:
-        experiment = experiment.override({"data.root": root})
+    found = chosen.choose(place, root)
     named = (("clips", num_clips), ("crops", num_crops))
     suffix = "".join(f"-{name}{number}" for name, number in named if number > 1)
-    out = (out or chosen.parent / f"evaluation-{chosen.name}{suffix}").expanduser()
+    out = (out or found.run_folder / f"evaluation-{found.checkpoint.name}{suffix}").expanduser()
     if out.exists():
         raise ValueError(f"{out} exists, and nothing is overwritten; name another folder with `--out`.")
-    if not out.parent.is_dir():
-        raise ValueError(f"`out` (={out}) lies in no folder: {out.parent} is none; make it first.")
-    storage.check_writable(out.parent, "out")
-    return Plan(chosen, progress, experiment, chosen_views, suffix, out)
+    storage.check_place(out, "out")
+    return Plan(found.checkpoint, found.progress, found.experiment, chosen_views, suffix, out)
 
 
 def score(plan: Plan) -> Evaluation:
@@ -129,7 +109,7 @@ def score(plan: Plan) -> Evaluation:
     Raises ValueError where the dataset gives other samples than the run had, and for weights that do not fit.
     """
     data = dataset.load(plan.experiment.data)
-    _check_same_samples(plan, data)
+    chosen.check_same_samples(plan, data, "A checkpoint is scored on the samples that it validated on")
     predictions = predict(plan.checkpoint, plan.experiment, data, plan.views)
     scored = scores.of_predictions(plan.run_folder.name, predictions, data.val)
     return Evaluation(
@@ -142,7 +122,7 @@ def score(plan: Plan) -> Evaluation:
     )
 
 
-def predict(folder: Path, experiment: Experiment, data: Dataset, chosen: Sequence[View]) -> Predictions:
+def predict(folder: Path, experiment: Experiment, data: Dataset, chosen_views: Sequence[View]) -> Predictions:
     """What the checkpoint in `folder` says of the validation samples of `data`, averaged over views, on the GPU where
     there is one. Raises ValueError for weights that do not fit.
     """
@@ -151,7 +131,8 @@ def predict(folder: Path, experiment: Experiment, data: Dataset, chosen: Sequenc
     model = slowfast.build(experiment.model).to(device)
     checkpoint.load_weights(folder, model)
     batches = batches_of(experiment, data, device)
-    seen = [loop.evaluate(model, batches.val(view), batches.num_val_samples, experiment.learning) for view in chosen]
+    num_samples, learning = batches.num_val_samples, experiment.learning
+    seen = [loop.evaluate(model, batches.val(view), num_samples, learning) for view in chosen_views]
     if not all(each.logits_SK.isfinite().all() for each in seen):
         raise ValueError(f"The network of {folder} gives values that are no numbers; take an earlier checkpoint.")
     return Predictions.averaged(seen)
@@ -161,16 +142,6 @@ def batches_of(experiment: Experiment, data: Dataset, device: torch.device) -> B
     """The batches of a single worker."""
     batch_size, seed = experiment.learning.batch_size, experiment.run.seed
     return Batches(data, experiment.data, batch_size=batch_size, seed=seed, device=device)
-
-
-def _check_same_samples(plan: Plan, data: Dataset) -> None:
-    recorded = begun.split_fingerprint(plan.run_folder)
-    if recorded != data.fingerprint:
-        raise ValueError(
-            f"A checkpoint is scored on the samples that it validated on, but {data.root} gives others than "
-            f"{plan.run_folder} had: the split's fingerprint is {data.fingerprint}, but was {recorded}; restore the "
-            "data, or name its folder with `--root`."
-        )
 
 
 def attach(evaluation: Evaluation) -> str | None:

@@ -45,9 +45,7 @@ def export(model: Path, out: Path, *, root: str | None = None, paths: Sequence[P
     out = Path(os.path.normpath(out.expanduser().absolute()))
     if out.exists():
         raise ValueError(f"{out} exists, and nothing is overwritten; name another folder.")
-    if not out.parent.is_dir():
-        raise ValueError(f"`out` (={out}) lies in no folder: {out.parent} is none; make it first.")
-    storage.check_writable(out.parent, "out")
+    storage.check_place(out, "out")
     trained_in = model_folder.read(model)[1].learning.precision
     loaded = Predictor.load(model, torch.device("cpu"))
     predictor = replace(loaded, experiment=loaded.experiment.override({"learning.precision": "fp32"}))

@@ -42,11 +42,7 @@ def write(folder: Path, chosen: Path, data: Dataset) -> Description:
 
     Raises ValueError or OSError where it has no weights (any more), or cannot be read.
     """
-    progress = checkpoint.read_progress(chosen)
-    if not (chosen / WEIGHTS).is_file():
-        raise ValueError(
-            f"{chosen} holds no weights: those of trials that cannot win are deleted; take the best, or train again."
-        )
+    progress, weights = checkpoint.read_progress(chosen), weights_of(chosen)
     run = chosen.parent
     is_trial = (run.parent / begun.SEARCH).is_file()
     height, width = data.frames_NHW.shape[1:]
@@ -67,10 +63,20 @@ def write(folder: Path, chosen: Path, data: Dataset) -> Description:
         }
     )
     folder.mkdir()
-    shutil.copyfile(chosen / WEIGHTS, folder / WEIGHTS)
+    shutil.copyfile(weights, folder / WEIGHTS)
     (folder / begun.BEGUN_AS).write_text(traveller.to_json(), encoding="utf-8")
     (folder / MODEL).write_text(json.dumps(asdict(described), indent=1) + "\n", encoding="utf-8")
     return described
+
+
+def weights_of(chosen: Path) -> Path:
+    """The file of weights of the checkpoint `chosen`. Raises ValueError where it has none (any more)."""
+    weights = chosen / WEIGHTS
+    if not weights.is_file():
+        raise ValueError(
+            f"{chosen} holds no weights: those of trials that cannot win are deleted; take the best, or train again."
+        )
+    return weights
 
 
 def read(folder: Path) -> tuple[Description, Experiment]:

@@ -69,9 +69,7 @@ def check(
     out = out or Path(f"predictions-{time.strftime('%Y%m%d-%H%M%S')}")
     if out.exists() or out.is_symlink():
         raise FileExistsError(f"`out` (={out}) exists, and nothing is overwritten; name another folder.")
-    if not out.parent.is_dir():
-        raise ValueError(f"`out` (={out}) lies in no folder: {out.parent} is none; make it first.")
-    storage.check_writable(out.parent, "out")
+    storage.check_place(out, "out")
     annotated = prediction_truths.read(annotations)
     folder = tracking_models.fetch(model, tracking_uri).absolute()
     description, experiment = model_folder.read(folder)

@@ -60,14 +60,8 @@ def _of_clips(predictor: Predictor, found: Mapping[str, np.ndarray]) -> pd.DataF
     if not answer.logits_SK.isfinite().all():
         raise ValueError("`frames` holds temperatures that no network can compute with: check their unit.")
     probabilities_SK = predictor.probabilities_SK(answer.logits_SK).numpy()
-    order_SK = np.argsort(-probabilities_SK, axis=1, kind="stable")[:, : windows.NUM_TOP]
-    best_S = np.take_along_axis(probabilities_SK, order_SK, axis=1).tolist()
-    names_S = [[predictor.classes[k] for k in row] for row in order_SK]
     columns = {
-        "class": [row[0] for row in names_S],
-        "probability": [row[0] for row in best_S],
-        "top3": names_S,
-        "top3_probabilities": best_S,
+        **windows.columns_of_best(predictor.classes, probabilities_SK),
         PROBABILITIES: [dict(zip(predictor.classes, row, strict=True)) for row in probabilities_SK.tolist()],
         "note": list(answer.notes_S),
     }

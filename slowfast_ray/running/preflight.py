@@ -5,7 +5,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,8 +16,9 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import begun, scores, tracking, wiring
+from slowfast_ray.running import begun, data_facts, scores, tracking, wiring
 from slowfast_ray.running.scores import Score
+from slowfast_ray.running.tracking import InUseError, Tracker
 
 WEIGHTS = "weights.json"
 """In MLflow: what was taken of the weights that training started from."""
@@ -66,57 +66,27 @@ class Ready:
             )
         return found
 
+    def tracker(self) -> Tracker:
+        """Tells MLflow of this run, and of what lies below it. Raises RefusedError where another process does."""
+        assert self.experiment.run.tracking_uri is not None, "preflight resolved it"
+        try:
+            return Tracker(self.experiment.run.tracking_uri, self.folder)
+        except InUseError as error:
+            raise RefusedError(str(error)) from error
+
     def texts(self) -> dict[str, str]:
         """By their names, what a run in MLflow keeps of what it began with."""
         texts = {begun.MEMBERS: self.data.members_json()}
         return texts if self.weights is None else {**texts, WEIGHTS: self.weights.to_json()}
 
-    def dataset_input(self) -> dict[str, Any]:
-        """What MLflow's dataset input says of the data: the same for all runs on the same files."""
-        source = self.data.source
-        height, width = source.frames_NHW.shape[1:]
-        profile = {
-            "recordings": len(source.timeline.recordings),
-            "sessions": source.timeline.num_sessions,
-            "frames": len(source.frames_NHW),
-            "height": height,
-            "width": width,
-            "images": len(source.images),
-            "classes": dict(zip(source.classes, source.num_people_K(), strict=True)),
-        }
-        return {
-            "name": source.root.name,
-            "digest": source.fingerprint,
-            "source": os.fspath(source.root),
-            "profile": profile,
-        }
-
     def tags(self) -> dict[str, str]:
         """Of the run itself; a trial's clips may leak otherwise, and have other baselines."""
-        return tags_of(self.data, self.baselines)
+        return data_facts.tags_of(self.data, self.baselines)
 
     def tags_of_trial(self, experiment: Experiment) -> dict[str, str]:
         """Of a trial: without the baselines that its own clips would need."""
         free = tuple(score for score in self.baselines if score.name not in baselines.OF_CLIPS)
-        return tags_of(dataset.load(experiment.data), free)
-
-
-def tags_of(data: Dataset, scored: tuple[Score, ...]) -> dict[str, str]:
-    """What a run in MLflow says of its data: only runs with equal fingerprints compare."""
-    tags = {
-        "split": data.split_name,
-        "split_fingerprint": data.fingerprint,
-        "dataset_fingerprint": data.source.fingerprint,
-        "leak_share": f"{data.leak_share:.4f}",
-        "num_sessions": str(data.source.timeline.num_sessions),
-        "labels": data.config.labels,
-        "num_train": str(len(data.train)),
-        "num_val": str(len(data.val)),
-    }
-    for score in scored:
-        for metric, interval in score.intervals.items():
-            tags[f"baseline.{score.name}.{metric.split('/')[1]}"] = str(interval)
-    return {f"slowfast_ray.{name}": value for name, value in tags.items()}
+        return data_facts.tags_of(dataset.load(experiment.data), free)
 
 
 def check(experiment: Experiment, *, name: str, objective: str, resume: bool = False) -> Ready:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, deaths, jobs, logs, objectives, scores, trainer, worker
+from slowfast_ray.running import begun, data_facts, deaths, jobs, logs, objectives, scores, trainer, worker
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.jobs import Board
@@ -53,7 +53,7 @@ class Records:
         """A training begins, or is known from before: its run in MLflow is found again, or made."""
         folder = self.ready.folder / name
         run = self.tracker.open(f"{name} {title}", experiment, folder, parent=self.run, tags=tags)
-        self.tracker.log_dataset(run, **self.ready.dataset_input())
+        self.tracker.log_dataset(run, **data_facts.dataset_input(self.ready.data))
         self._trials[name] = Trial(name, number, experiment, sample, run)
         log.info("%s: %s.", name, title)
         return self._trials[name]

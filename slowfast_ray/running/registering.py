@@ -14,23 +14,22 @@ from pathlib import Path
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.running import (
     begun,
-    evaluating,
+    chosen,
+    data_facts,
     evidence_check,
     model_card,
     model_folder,
-    preflight,
     promoting,
     scores,
     tracking,
     tracking_models,
     tracking_registration,
 )
+from slowfast_ray.running.chosen import Chosen
 from slowfast_ray.running.model_choice import Choice
 from slowfast_ray.running.promoting import Decision
 from slowfast_ray.running.scores import Score
@@ -42,14 +41,11 @@ DIGEST_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Chosen):
     """What is registered, as what, and where."""
 
     name: str
     uri: str
-    checkpoint: Path
-    progress: Progress
-    experiment: Experiment
     data: Dataset
     predictions: Predictions
     """Of the checkpoint, for its validation samples."""
@@ -57,11 +53,6 @@ class Plan:
     """Of its weights."""
     known: Version | None
     """The version that has these weights already."""
-
-    @property
-    def run_folder(self) -> Path:
-        """The folder of the run or trial."""
-        return self.checkpoint.parent
 
 
 @dataclass(frozen=True)
@@ -85,24 +76,12 @@ def check(place: Path, *, name: str, root: str | None = None, force: bool = Fals
     registered already, unless `force` shall make them the champion, and weights that do not say what its predictions
     say.
     """
-    with tempfile.TemporaryDirectory() as nowhere:
-        found = evaluating.check(place, out=Path(nowhere) / "unused", root=root)
-    weights = found.checkpoint / model_folder.WEIGHTS
-    if not weights.is_file():
-        raise ValueError(
-            f"{found.checkpoint} holds no weights: those of trials that cannot win are deleted; take the best, or "
-            "train again."
-        )
+    found = chosen.choose(place, root)
+    weights = model_folder.weights_of(found.checkpoint)
     uri = tracking.resolve_uri(found.experiment.run.tracking_uri)
     tracking_models.check(uri, name)
     data = dataset.load(found.experiment.data)
-    recorded = begun.split_fingerprint(found.run_folder)
-    if recorded != data.fingerprint:
-        raise ValueError(
-            f"A model card tells of the samples that a checkpoint validated on, but {data.root} gives others than "
-            f"{found.run_folder} had: the split's fingerprint is {data.fingerprint}, but was {recorded}; restore the "
-            "data, or name its folder with `--root`."
-        )
+    chosen.check_same_samples(found, data, "A model card tells of the samples that a checkpoint validated on")
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
     known = tracking_models.with_digest(uri, name, digest)
@@ -201,7 +180,7 @@ def _write(plan: Plan, decision: Decision) -> Version:
 def _tags(plan: Plan, baselines: tuple[Score, ...]) -> dict[str, str]:
     scored = scores.of_predictions(plan.name, plan.predictions, plan.data.val)
     return {
-        **preflight.tags_of(plan.data, baselines),
+        **data_facts.tags_of(plan.data, baselines),
         **{f"slowfast_ray.{name}": str(interval) for name, interval in scored.intervals.items()},
         DIGEST: plan.digest,
         "slowfast_ray.format_version": str(model_folder.FORMAT_VERSION),

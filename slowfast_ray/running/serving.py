@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.exceptions import HTTPException
 
-from slowfast_ray.running import prediction_rows, serving_requests, tracking, tracking_models, tracking_store
+from slowfast_ray.running import prediction_rows, serving_requests, tracking, tracking_models
 from slowfast_ray.running.predicting import Predictor
 from slowfast_ray.running.serving_requests import MAX_BODY_MB, Asked, Clip
 
@@ -161,11 +161,7 @@ def application(settings: Settings) -> Application:
     """
     uri = tracking.resolve_uri(settings.tracking_uri)
     folder = tracking_models.fetch(settings.model, uri)
-    model = settings.model if settings.model.startswith("models:/") else str(folder.absolute())
-    name, _, alias = model.removeprefix("models:/").partition("@")
-    if alias and model.startswith("models:/"):
-        with tracking_models.answers(uri):
-            found = tracking_store.client(uri).get_model_version_by_alias(name, alias)
-        model = tracking_models.version_of(found).uri
+    is_registered = settings.model.startswith("models:/")
+    model = tracking_models.find(settings.model, uri).uri if is_registered else str(folder.absolute())
     # The working folder of a replica is another one: what it is told is absolute.
     return ModelServer.bind(settings.model_copy(update={"model": model, "tracking_uri": uri}))

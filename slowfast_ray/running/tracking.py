@@ -163,11 +163,10 @@ def attach(uri: str, folder: Path, metrics: Mapping[str, float], epoch: int, fil
     client = tracking_store.client(uri)
     now_ms = int(time.time() * 1000)
     try:
-        experiments = [each.experiment_id for each in client.search_experiments()]
-        runs = client.search_runs(experiments, tracking_store.is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
-        if not runs:
+        found = tracking_store.newest_run(client, folder)
+        if found is None:
             return None
-        run_id = runs[0].info.run_id
+        run_id = found.info.run_id
         if client.list_artifacts(run_id, name):
             raise ValueError(f"The run {run_id} in {uri} holds {name} already, and nothing is overwritten.")
         client.log_batch(run_id, metrics=[Metric(key, value, now_ms, epoch) for key, value in metrics.items()])

@@ -43,7 +43,7 @@ class Journal:
         self.aside: deque[tuple[int, Entry]] = deque()
         """What is unsent as well, but failed while others did not: it is tried again after them."""
         self.run_ids: dict[str, str | None] = {}
-        """The ids of the runs that the store took, by their folders; None of those that it refused."""
+        """The ids of the runs that the store took before, by their folders; None of those that it refused."""
         self.unended: list[str] = []
         """Runs that were opened and not ended, in order, by their folders: those of a driver that lives, or died."""
         self._num_entries = 0
@@ -70,7 +70,6 @@ class Journal:
         number, entry = self.unsent.popleft()
         values: dict[str, Any] = {"sent": number}
         if isinstance(entry, Opened):
-            self.run_ids[entry.run] = run_id
             values |= {"run": entry.run, "id": run_id}
         self._write(values)
 

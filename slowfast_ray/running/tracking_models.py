@@ -129,6 +129,21 @@ def fetch(model: str, tracking_uri: str | None = None) -> Path:
         model_folder.read(folder)
         return folder
     uri = tracking.resolve_uri(tracking_uri)
+    found = find(model, uri)
+    folder = _download(uri, found, MODEL)
+    try:
+        model_folder.read(folder)
+    except ValueError as error:
+        raise ValueError(f"`model` (={model}) cannot be used. {error}") from error
+    return folder
+
+
+def find(model: str, uri: str) -> Version:
+    """The version that `model`, models:/NAME@ALIAS or models:/NAME/VERSION, means in the store at `uri` now.
+
+    Raises ValueError where it leads nowhere (with what exists), where the store does not answer, and for a model of
+    another kind.
+    """
     name, by, place = _parts(model)
     tracking.check(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
@@ -144,12 +159,7 @@ def fetch(model: str, tracking_uri: str | None = None) -> Path:
             raise ValueError(f"`model` (={model}) does not exist: {_what_exists(client, uri, name)}") from error
     if DIGEST not in found.tags:
         raise ValueError(f"`model` (={model}) is no model of slowfast_ray; {_what_exists(client, uri, name)}")
-    folder = _download(uri, found, MODEL)
-    try:
-        model_folder.read(folder)
-    except ValueError as error:
-        raise ValueError(f"`model` (={model}) cannot be used. {error}") from error
-    return folder
+    return found
 
 
 def _parts(model: str) -> tuple[str, str, str]:

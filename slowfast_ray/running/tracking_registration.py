@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Param, Run, ViewType
+from mlflow.entities import LoggedModelOutput, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NAME
 
@@ -76,11 +76,9 @@ def register(uri: str, name: str, entry: Entry) -> Version:
 
 def _run_of(uri: str, client: MlflowClient, entry: Entry) -> Run:
     """The newest run of the folder, in whatever experiment; a new one where there is none."""
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    query = tracking_store.is_of(entry.run_folder)
-    runs = client.search_runs(experiments, query, ViewType.ACTIVE_ONLY, max_results=1)
-    if runs:
-        return runs[0]
+    found = tracking_store.newest_run(client, entry.run_folder)
+    if found is not None:
+        return found
     experiment_id = tracking_store.experiment_id(client, uri, tracking_store.experiment_name())
     tags = {MLFLOW_RUN_NAME: entry.run_folder.name, STORAGE: os.fspath(entry.run_folder), STATE: "finished"}
     made = client.create_run(experiment_id, int(time.time() * 1000), tags)

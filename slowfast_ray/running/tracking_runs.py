@@ -58,9 +58,9 @@ class Tracker:
     where another process tells of this folder.
     """
 
-    def __init__(self, uri: str, folder: Path, experiment_name: str | None = None) -> None:
+    def __init__(self, uri: str, folder: Path) -> None:
         self.uri = uri
-        name = experiment_name or tracking_store.experiment_name()
+        name = tracking_store.experiment_name()
         self._handles: dict[str, RunHandle] = {}
         self._journal = Journal(folder, uri, name)
         self._queue = Queue(uri, self._journal, StoreWriter(uri, name, self._journal.run_ids), self._took)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 STATE = "slowfast_ray.state"
@@ -72,6 +73,13 @@ def client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     return MlflowClient(uri)
+
+
+def newest_run(client: MlflowClient, folder: Path) -> Run | None:
+    """The newest run of a folder, in whatever experiment of the store; None where there is none."""
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(experiments, is_of(folder), ViewType.ACTIVE_ONLY, max_results=1)
+    return runs[0] if runs else None
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:

@@ -8,9 +8,9 @@ import torch
 
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import begun, logs, objectives, preflight, scores, worker
-from slowfast_ray.running.preflight import Ready, RefusedError
-from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
+from slowfast_ray.running import begun, data_facts, logs, objectives, preflight, scores, worker
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.wiring import Place
 from slowfast_ray.running.worker import Row
 
@@ -43,14 +43,9 @@ def fit(
     With one worker it trains in this process, where a debugger works. However it ends, MLflow says so.
     """
     experiment, folder = ready.experiment, ready.folder
-    assert experiment.run.tracking_uri is not None, "preflight resolved it"
     if not resume:
         preflight.claim(ready)
-    try:
-        tracker = Tracker(experiment.run.tracking_uri, folder)
-    except InUseError as error:
-        raise RefusedError(str(error)) from error
-    with tracker:
+    with ready.tracker() as tracker:
         run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
         row = _fit(tracker, run, ready, objective, verbose=verbose, on_row=on_row, on_step=on_step)
     return Outcome(row=row, run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
@@ -69,7 +64,7 @@ def _fit(
     experiment, folder = ready.experiment, ready.folder
     for name, text in ready.texts().items():
         tracker.log_text(run, text, name)
-    tracker.log_dataset(run, **ready.dataset_input())
+    tracker.log_dataset(run, **data_facts.dataset_input(ready.data))
     history = _history(folder)
     rows: list[Row] = []
 

@@ -13,6 +13,7 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.running import (
     begun,
     cluster,
+    data_facts,
     logs,
     objectives,
     preflight,
@@ -28,12 +29,12 @@ from slowfast_ray.running import (
 )
 from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.preflight import Ready, RefusedError
+from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
 from slowfast_ray.running.records import DEVICE_SECONDS, FINAL_OBJECTIVE, Records
 from slowfast_ray.running.search_space import Drawable, Space
 from slowfast_ray.running.searcher import SearchBoard
-from slowfast_ray.running.tracking import InUseError, RunHandle, State, Tracker
+from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.trials import Trial
 from slowfast_ray.running.winner import Decision
 
@@ -118,12 +119,7 @@ def search(
                 search_begun.note(ready, drawable, config)
             begun.note_command(ready.folder)
             trials = search_rules.open_study(ready, drawable, config)
-            assert experiment.run.tracking_uri is not None, "preflight resolved it"
-            try:
-                tracker = Tracker(experiment.run.tracking_uri, ready.folder)
-            except InUseError as error:
-                raise RefusedError(str(error)) from error
-            with tracker:
+            with ready.tracker() as tracker:
                 run = _open(tracker, ready, drawable, config, resume=resume)
                 view = SearchView(ready.name, config, experiment.learning.num_epochs)
                 records = Records(ready, config, tracker, run, view)
@@ -142,7 +138,7 @@ def _open(tracker: Tracker, ready: Ready, space: Drawable, config: SearchConfig,
     }
     settings = {f"search.{name}": value for name, value in asdict(config).items()}
     run = tracker.open(ready.name, ready.experiment, ready.folder, tags=tags, params=settings, resume=resume)
-    tracker.log_dataset(run, **ready.dataset_input())
+    tracker.log_dataset(run, **data_facts.dataset_input(ready.data))
     objective = [f"{FINAL_OBJECTIVE}{bound}" for bound in ("", "_low", "_high")]
     scored = [*config.names, counts.VAL_TOP1, counts.VAL_LOSS, DEVICE_SECONDS]
     tracker.share_view(

@@ -10,6 +10,7 @@ Shapes: S windows, one person after the other, N frames of the recording, K clas
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,9 +96,6 @@ def of_frames(
         probabilities_SK = smoothed(probabilities_SK, parts_S, smooth)
     backwards = "timestamps run backwards" if times_N is None and recording.times_N is not None else ""
     notes = zip(answer.notes_S, *_notes(predictor, recording, keyframes_S, times_N, samples), strict=True)
-    order_SK = np.argsort(-probabilities_SK, axis=1, kind="stable")[:, :NUM_TOP]
-    names_S = [[predictor.classes[k] for k in row] for row in order_SK]
-    best_S = np.take_along_axis(probabilities_SK, order_SK, axis=1)
     unknown = pd.array([None] * len(firsts_S), dtype="Int64")
     columns: dict[str, object] = {
         "recording": [recording.id] * len(firsts_S),
@@ -107,14 +105,24 @@ def of_frames(
         "start_frame": firsts_S,
         "end_frame": lasts_S,
         "keyframe": keyframes_S,
-        "class": [row[0] for row in names_S],
-        "probability": best_S[:, 0],
-        "top3": names_S,
-        "top3_probabilities": best_S.tolist(),
+        **columns_of_best(predictor.classes, probabilities_SK),
         **{f"{PROBABILITY_OF}{name}": probabilities_SK[:, k] for k, name in enumerate(predictor.classes)},
         "note": ["; ".join(filter(None, (*each, backwards))) for each in notes],
     }
     return pd.DataFrame(columns)
+
+
+def columns_of_best(classes: Sequence[str], probabilities_SK: np.ndarray) -> dict[str, list[Any]]:
+    """The most likely class of each row, and the NUM_TOP most likely ones, with their probabilities."""
+    order_SK = np.argsort(-probabilities_SK, axis=1, kind="stable")[:, :NUM_TOP]
+    names_S = [[classes[k] for k in row] for row in order_SK]
+    best_S = np.take_along_axis(probabilities_SK, order_SK, axis=1).tolist()
+    return {
+        "class": [row[0] for row in names_S],
+        "probability": [row[0] for row in best_S],
+        "top3": names_S,
+        "top3_probabilities": best_S,
+    }
 
 
 def smoothed(probabilities_SK: np.ndarray, parts_S: np.ndarray, num_windows: int) -> np.ndarray:
