@@ -50,6 +50,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from slowfast_ray.data import (
     audit_clock,
     audit_facts,
@@ -57,6 +59,7 @@ from slowfast_ray.data import (
     audit_pixels,
     audit_samples,
     dataset,
+    recording_files,
     recordings,
     source,
     timeline,
@@ -64,9 +67,9 @@ from slowfast_ray.data import (
 from slowfast_ray.data.annotations import Annotations
 from slowfast_ray.data.audit_facts import Facts
 from slowfast_ray.data.audit_findings import Finding, worst_first
+from slowfast_ray.data.audit_pixels import Pixels
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.data.recordings import Raw, Recording
 from slowfast_ray.data.timeline import Timeline
 
 
@@ -99,25 +102,25 @@ def of_folder(root: Path, config: DataConfig, widest_window: float | None = None
     root = root.expanduser().absolute()
     config = replace(config, root=str(root))
     files = source.read_annotations(root)
-    raws = [recordings.read_raw(path) for path in source.paths_of(root / "frames", *files)]
+    paths = source.paths_of(root / "frames", *files)
     for file in files:
-        source.check_keyframes(file, {raw.path.stem: len(raw.frames_NHW) for raw in raws})
-    looked = [audit_pixels.look(raw, config) for raw in raws]
+        source.check_keyframes(file, {path.stem: recording_files.shape_NHW(path)[0] for path in paths})
+    looked = [audit_pixels.look(recordings.read_raw(path), config) for path in paths]  # one in memory at a time
     refusal: str | None = None
     data: Dataset | None = None
     try:
         data = dataset.load(config)
     except ValueError as error:
         refusal = str(error)
-    axis = timeline.build([_unrepaired(raw) for raw in raws]) if data is None else data.source.timeline
+    axis = timeline.build([_described(path) for path in paths]) if data is None else data.source.timeline
     found = [
         *_of_refusal(refusal),
         *([] if data is None else _of_split(data, widest_window)),
         *_of_files(files, axis, config),
-        *_of_sensors(raws),
+        *_of_sensors(looked),
         *audit_pixels.findings(looked, config),
     ]
-    facts = audit_facts.gather(data, refusal, files, axis, raws, looked, config, widest_window)
+    facts = audit_facts.gather(data, refusal, files, axis, looked, config, widest_window)
     return Audit(root, worst_first(found), facts)
 
 
@@ -144,20 +147,30 @@ def _of_refusal(refusal: str | None) -> Iterable[Finding]:
         )
 
 
-def _of_sensors(raws: Sequence[Raw]) -> Iterable[Finding]:
-    nameless = [raw.path.stem for raw in raws if raw.sensor is None]
-    if 0 < len(nameless) < len(raws):
+def _of_sensors(looked: Sequence[Pixels]) -> Iterable[Finding]:
+    nameless = [each.id for each in looked if each.sensor is None]
+    if 0 < len(nameless) < len(looked):
         yield Finding.of(
             nameless,
             key="session/sensor",
             severity="warning",
-            title=f"{len(nameless)} of {len(raws)} recordings do not name their sensor: they are taken for those of "
+            title=f"{len(nameless)} of {len(looked)} recordings do not name their sensor: they are taken for those of "
             "another one, and so of another session.",
-            total=len(raws),
+            total=len(looked),
             remedy="Write the attribute `mac_address` into every recording, or into none.",
         )
 
 
-def _unrepaired(raw: Raw) -> Recording:
+@dataclass(frozen=True)
+class _Described:
     """What a timeline needs, of a recording that may hold what cannot be repaired."""
-    return Recording(raw.path.stem, raw.frames_NHW, raw.times_N, raw.sensor, raw.digests_N(), 0, 0)
+
+    id: str
+    times_N: np.ndarray | None
+    sensor: str | None
+    digests_N: np.ndarray
+
+
+def _described(path: Path) -> _Described:
+    raw = recordings.read_raw(path)
+    return _Described(path.stem, raw.times_N, raw.sensor, raw.digests_N())

@@ -13,7 +13,6 @@ from slowfast_ray.data.annotations import Annotations
 from slowfast_ray.data.audit_pixels import Pixels
 from slowfast_ray.data.config import DataConfig, Labels, Ties
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.data.recordings import Raw
 from slowfast_ray.data.timeline import Timeline
 
 Span = tuple[int, int]
@@ -147,7 +146,6 @@ def gather(
     refusal: str | None,
     files: Sequence[Annotations],
     timeline: Timeline,
-    raws: Sequence[Raw],
     looked: Sequence[Pixels],
     config: DataConfig,
     widest_window: float | None,
@@ -155,7 +153,7 @@ def gather(
     """The facts of a dataset, or, where it is refused, those that its files tell alone."""
     return Facts(
         sessions=tuple(_session(session, timeline, data) for session in range(timeline.num_sessions)),
-        recordings=tuple(_recording(i, timeline, raws[i], looked[i]) for i in range(len(raws))),
+        recordings=tuple(_recording(i, timeline, each) for i, each in enumerate(looked)),
         shared_frames=tuple((*pair, count) for pair, count in audit_clock.shared_frames(timeline).items()),
         classes=_classes(files, data),
         policies=_policies(files),
@@ -199,18 +197,18 @@ def _session(session: int, timeline: Timeline, data: Dataset | None) -> SessionF
     )
 
 
-def _recording(i: int, timeline: Timeline, raw: Raw, looked: Pixels) -> RecordingFacts:
-    times_N = raw.times_N
+def _recording(i: int, timeline: Timeline, looked: Pixels) -> RecordingFacts:
+    times_N = looked.times_N
     return RecordingFacts(
         id=looked.id,
         session=int(timeline.sessions[i]),
-        sensor=raw.sensor,
-        num_frames=len(raw.frames_NHW),
+        sensor=looked.sensor,
+        num_frames=looked.shape_NHW[0],
         start_ms=None if times_N is None else int(times_N.min()),
         end_ms=None if times_N is None else int(times_N.max()),
         dead_share=looked.dead_share,
         num_dead_frames=looked.num_dead_frames,
-        dead_HW=looked.dead_HW / len(raw.frames_NHW),
+        dead_HW=looked.dead_HW / looked.shape_NHW[0],
         intervals_ms=np.array([], dtype=np.int64) if times_N is None else np.diff(times_N),
     )
 

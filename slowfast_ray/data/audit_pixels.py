@@ -32,6 +32,10 @@ class Pixels:
     """One recording, looked at."""
 
     id: str
+    times_N: np.ndarray | None
+    """int64 [N]: when each frame was taken [ms]; None where the file does not say."""
+    sensor: str | None
+    """Which sensor recorded; None where the file does not say."""
     shape_NHW: tuple[int, int, int]
     dead_HW: np.ndarray
     """int64: frames in which each pixel is dead."""
@@ -77,6 +81,8 @@ def look(raw: Raw, config: DataConfig) -> Pixels:
     repeats_N = (frames_NHW[1:] == frames_NHW[:-1]).all(axis=(1, 2)) & measured_NHW[1:].any(axis=(1, 2))
     return Pixels(
         id=raw.path.stem,
+        times_N=raw.times_N,
+        sensor=raw.sensor,
         shape_NHW=(len(frames_NHW), *frames_NHW.shape[1:]),
         dead_HW=dead_NHW.sum(axis=0),
         num_dead_frames=int(dead_NHW.any(axis=(1, 2)).sum()),

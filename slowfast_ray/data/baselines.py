@@ -26,6 +26,8 @@ TOLERANCE = 1e-3
 """Of the solver. With scikit-learn's own, a tenth of it, the choice of the strength takes three times as long, and
 comes out the same on the thermal dataset."""
 CLIPS_AT_ONCE = 16
+MAX_FITTED = 4_000
+"""Of more training samples, so many are fitted, spread over all: their matrix is in memory, whatever the frames are."""
 
 
 def majority_class(data: Dataset) -> np.ndarray:
@@ -66,13 +68,14 @@ def mean_frame_regression(data: Dataset) -> np.ndarray:
     It knows temperature and place, and nothing of motion. The frames are those of the clips, without variation; where
     the model sees them larger than they are, they stay small, since enlarging adds nothing. Features are standardised;
     the strength of the L2 penalty is the one of STRENGTHS (ties: the strongest) that is right most often in a
-    cross-validation over stretches of time of the training samples, so that validation samples choose nothing. Under
-    `multi`, each class is one against the rest.
+    cross-validation over stretches of time of the training samples, so that validation samples choose nothing; of many,
+    MAX_FITTED train. Under `multi`, each class is one against the rest.
     """
     # Imported here: it takes a second, and most of what imports this module does not regress.
     from threadpoolctl import threadpool_limits
 
-    train_SF, val_SF = (_mean_frames(data, split) for split in (data.train, data.val))
+    train = data.train.rows(torch.arange(0, len(data.train), -(-len(data.train) // MAX_FITTED)))
+    train_SF, val_SF = (_mean_frames(data, split) for split in (train, data.val))
     deviation_F = train_SF.std(axis=0)
     mean_F, scale_F = train_SF.mean(axis=0), np.where(deviation_F > 0, deviation_F, 1)
     train_SF, val_SF = (train_SF - mean_F) / scale_F, (val_SF - mean_F) / scale_F
@@ -81,8 +84,8 @@ def mean_frame_regression(data: Dataset) -> np.ndarray:
         # span changes nothing but the time: 314 numbers a sample instead of 2400.
         directions_DF = np.linalg.svd(train_SF, full_matrices=False)[2]
         train_SD, val_SD = train_SF @ directions_DF.T, val_SF @ directions_DF.T
-        labels = data.train.labels_S.numpy()
-        strength = _best_strength(train_SD, labels, data.train.blocks_S, len(data.classes))
+        labels = train.labels_S.numpy()
+        strength = _best_strength(train_SD, labels, train.blocks_S, len(data.classes))
         score_SK = _regress(train_SD, labels, val_SD, strength, len(data.classes))
     return score_SK if labels.ndim == 2 else score_SK.argmax(axis=1)
 
@@ -154,7 +157,7 @@ def _copied(data: Dataset, chosen_S: np.ndarray, otherwise: np.ndarray) -> np.nd
 def _mean_frames(data: Dataset, split: Split) -> np.ndarray:
     """float64 [S, F]: the mean over time of each sample's clip, as the model sees it."""
     config = data.config
-    native_height, native_width = data.frames_NHW.shape[1:]
+    native_height, native_width = data.frames.size_HW
     shrink = min(1.0, max(native_height / config.height, native_width / config.width))
     config = replace(config, height=round(config.height * shrink), width=round(config.width * shrink))
     # Validation is what runs over samples in their order and without variation.

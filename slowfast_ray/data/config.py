@@ -65,6 +65,10 @@ class DataConfig:
     width: int = 60
     """Width that the model sees [pixels]."""
 
+    memory_budget: float | None = None
+    """Frames that take more than this stay on disk, and clips are read from there as training asks for them [GB]. None:
+    a quarter of the machine's memory."""
+
     min_celsius: float = 10.0
     """Temperature that becomes 0; what is colder is clipped [degrees Celsius]."""
 
@@ -118,6 +122,8 @@ class DataConfig:
                 f"`data.purge_window` (={self.purge_window}) must not be narrower than the clip, {self.window:g} "
                 f"(clip_len x interval), nor wider than {MAX_WINDOW:g}; leave it out."
             )
+        if self.memory_budget is not None and not 0 <= self.memory_budget < float("inf"):
+            raise ValueError(f"`data.memory_budget` (={self.memory_budget:g}) must be 0 or more [GB], or None; try 8.")
         for name in ("flip_prob", "erase_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`data.{name}` (={getattr(self, name)}) is a probability and must be within 0..1.")

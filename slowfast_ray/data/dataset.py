@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slowfast_ray.data import clips, labels, source, splits
+from slowfast_ray.data import clips, labels, memory, source, splits
 from slowfast_ray.data.clips import Clock
 from slowfast_ray.data.config import DataConfig
+from slowfast_ray.data.frames import Frames, MemoryFrames
 from slowfast_ray.data.labels import Labelled, Sample
 from slowfast_ray.data.samples import Positions, Split, multi_hot, split_of
 from slowfast_ray.data.source import FINGERPRINT_DIGITS, Source
@@ -61,9 +62,25 @@ class Dataset:
         return self.source.classes
 
     @property
+    def frames(self) -> Frames:
+        """Of all recordings: in memory, or on disk."""
+        return self.source.frames
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether frames stay on disk, and clips are read as they are needed."""
+        return not isinstance(self.frames, MemoryFrames)
+
+    @property
     def frames_NHW(self) -> torch.Tensor:
-        """float32 in degrees Celsius, dead pixels repaired."""
-        return self.source.frames_NHW
+        """float32, all frames of `frames` at once. Raises ValueError where they stay on disk."""
+        if not isinstance(self.frames, MemoryFrames):
+            raise ValueError(
+                f"All frames of {self.root} cannot be had at once: they are "
+                f"{memory.place(self.frames.num_bytes, self.config.memory_budget)}; raise the budget, or take some of "
+                "them by `frames.gather`."
+            )
+        return self.frames.frames_NHW
 
     @property
     def leak_share(self) -> float:
@@ -80,7 +97,7 @@ class Dataset:
 
     def summary(self) -> str:
         """One line for people: what was read, and what was repaired or decided by rule on the way."""
-        height, width = self.frames_NHW.shape[1:]
+        height, width = self.frames.size_HW
         dropped = f" ({len(self.dropped_ids)} dropped, since they share moments with val)" if self.dropped_ids else ""
         ties = ""
         if self.config.labels == "majority":
@@ -90,11 +107,12 @@ class Dataset:
                 else "labels decided by the tie rule"
             )
             ties = f"; {self.labelled.num_ties} {what}"
+        place = memory.place(self.frames.num_bytes, self.config.memory_budget, is_streamed=self.is_streamed)
         gaps = f"; {self.gap_share:.1%} of the clips' frames stand for gaps" if self.clock is not None else ""
         return (
             f"{len(self.train)} train{dropped} and {len(self.val)} val samples of {len(self.classes)} classes, "
             f"split {self.split_name}; {len(self.source.timeline.recordings)} recordings of "
-            f"{self.source.timeline.num_sessions} sessions, {len(self.frames_NHW)} frames of {height} x {width}; "
+            f"{self.source.timeline.num_sessions} sessions, {len(self.frames)} frames of {height} x {width}, {place}; "
             f"{self.source.num_dead_pixels} dead pixel values repaired{ties}{gaps}"
         )
 
@@ -132,7 +150,7 @@ def load(config: DataConfig) -> Dataset:
 
     Raises FileNotFoundError or ValueError with everything that stands in the way of using it.
     """
-    data = source.read(source.locate(config.root))
+    data = source.read(source.locate(config.root), config.memory_budget)
     num_people_K = data.num_people_K()
     provided = [labels.apply(file.images, config.labels, config.ties, num_people_K) for file in (data.train, data.val)]
     labelled = provided[0] + provided[1]
@@ -210,7 +228,8 @@ def _clock(data: Source, config: DataConfig) -> Clock:
                 f"{path} run backwards {len(backwards)} times, first after frame {backwards[0]}; sort the frames, or "
                 "use data.frame_interval."
             )
-    return Clock.of(torch.from_numpy(timeline.times_N), torch.from_numpy(timeline.firsts))
+    # torch.tensor copies: what another process shares is read-only.
+    return Clock.of(torch.tensor(timeline.times_N), torch.tensor(timeline.firsts))
 
 
 def _gap_share(samples: Sequence[Sample], timeline: Timeline, clock: Clock, config: DataConfig) -> float:

@@ -1,8 +1,4 @@
-"""Opens a recording, checks its schema, reads its frames and their times, and repairs dead pixels.
-
-A recording is one HDF5 file with `frames`, float [N, H, W] in degrees Celsius, and, where they are known, `timestamps`,
-[N] in milliseconds, and the attribute `mac_address`, which tells sensors apart. This is the only module that reads
-HDF5.
+"""Whole recordings in memory: what a file holds, its dead pixels repaired, and which of its frames are identical.
 
 Shapes: N frames, H height, W width.
 """
@@ -11,11 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from slowfast_ray.data.annotations import LARGEST_NUMBER
+from slowfast_ray.data.recording_files import OpenRecording
 
 DEAD_BELOW_CELSIUS = -100.0
 """A pixel colder than this was not measured: the sensor writes -273.2 for it, 0 K in its steps of 0.1."""
@@ -35,14 +30,7 @@ class Raw:
 
     def digests_N(self) -> np.ndarray:
         """uint64 [N]: equal for identical frames; a frame of one value shows no moment, and equals no other."""
-        is_blank_N = (self.frames_NHW == self.frames_NHW[:, :1, :1]).all(axis=(1, 2))
-        hashed = [
-            hashlib.blake2b(
-                (f"{self.path.stem} {n} ".encode() if is_blank else b"") + frame_HW.tobytes(), digest_size=8
-            ).digest()
-            for n, (frame_HW, is_blank) in enumerate(zip(self.frames_NHW, is_blank_N, strict=True))
-        ]
-        return np.frombuffer(b"".join(hashed), dtype=np.uint64)
+        return digests(self.path.stem, self.frames_NHW)
 
 
 @dataclass(frozen=True)
@@ -65,23 +53,9 @@ class Recording:
 
 
 def read_raw(path: Path) -> Raw:
-    """What the file at `path` holds, unrepaired.
-
-    Raises FileNotFoundError if there is no file, ValueError if it is no readable HDF5 file, lacks `frames`, or holds
-    frames or timestamps of another shape or type.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"No such recording: {path}.")
-    try:
-        with h5py.File(path) as file:
-            frames_NHW = _read_frames(file, path)
-            times_N = _read_times(file, path, len(frames_NHW))
-            sensor = file.attrs.get("mac_address")
-    except (OSError, RuntimeError, KeyError, TypeError) as error:  # truncated, foreign, damaged
-        raise ValueError(
-            f"The recording {path} cannot be read as HDF5 ({error}); it may be truncated: copy it again."
-        ) from error
-    return Raw(path, frames_NHW, times_N, None if sensor is None else str(sensor))
+    """What the file at `path` holds, unrepaired. Raises what OpenRecording raises."""
+    with OpenRecording(path) as file:
+        return Raw(path, file.frames(0, file.shape_NHW[0]), file.times_N(), file.sensor())
 
 
 def read(path: Path) -> Recording:
@@ -91,16 +65,9 @@ def read(path: Path) -> Recording:
     """
     raw = read_raw(path)
     frames_NHW = raw.frames_NHW
-    finite_N = np.isfinite(frames_NHW).all(axis=(1, 2))
-    if not finite_N.all():
-        bad = np.flatnonzero(~finite_N)
-        raise ValueError(
-            f"Frames must hold finite temperatures, but {len(bad)} of {len(frames_NHW)} frames of {path} hold NaN or "
-            f"infinity, first at frame {bad[0]}; export the recording again or leave it out of the annotations."
-        )
+    check_finite(path, np.flatnonzero(not_finite_N(frames_NHW)), len(frames_NHW))
     dead_NHW = frames_NHW < DEAD_BELOW_CELSIUS
-    if dead_NHW.all():
-        raise ValueError(f"Every pixel of {path} is below {DEAD_BELOW_CELSIUS} degrees Celsius: nothing was measured.")
+    check_some_alive(path, is_dead=bool(dead_NHW.all()))
     return Recording(
         id=path.stem,
         frames_NHW=repair(frames_NHW, dead_NHW) if dead_NHW.any() else frames_NHW,
@@ -112,42 +79,37 @@ def read(path: Path) -> Recording:
     )
 
 
-def _read_frames(file: h5py.File, path: Path) -> np.ndarray:
-    frames = file.get("frames")
-    if "frames" in file and not isinstance(frames, h5py.Dataset):
-        raise ValueError(f"`frames` must be a dataset, but is another thing, or damaged, in {path}; copy it again.")
-    if not isinstance(frames, h5py.Dataset):
+def digests(name: str, frames_NHW: np.ndarray, first: int = 0) -> np.ndarray:
+    """uint64 [N]: equal for identical frames; a frame of one value shows no moment, and equals no other.
+
+    The frames are those of the recording `name` from its frame `first` on.
+    """
+    is_blank_N = (frames_NHW == frames_NHW[:, :1, :1]).all(axis=(1, 2))
+    hashed = [
+        hashlib.blake2b((f"{name} {n} ".encode() if is_blank else b"") + frame_HW.tobytes(), digest_size=8).digest()
+        for n, (frame_HW, is_blank) in enumerate(zip(frames_NHW, is_blank_N, strict=True), start=first)
+    ]
+    return np.frombuffer(b"".join(hashed), dtype=np.uint64)
+
+
+def not_finite_N(frames_NHW: np.ndarray) -> np.ndarray:
+    """bool [N]: frames with NaN or infinity."""
+    return np.logical_not(np.isfinite(frames_NHW).all(axis=(1, 2)))
+
+
+def check_finite(path: Path, bad: np.ndarray, num_frames: int) -> None:
+    """Raises ValueError if there are `bad` frames, with NaN or infinity, given by their positions."""
+    if len(bad):
         raise ValueError(
-            f"A recording needs a dataset `frames`, but {path} holds only: {', '.join(file) or 'nothing'}."
+            f"Frames must hold finite temperatures, but {len(bad)} of {num_frames} frames of {path} hold NaN or "
+            f"infinity, first at frame {bad[0]}; export the recording again or leave it out of the annotations."
         )
-    if frames.ndim != 3 or 0 in frames.shape:
-        raise ValueError(f"`frames` must have the shape [N, H, W], none of them 0, but is {frames.shape} in {path}.")
-    if frames.dtype.kind != "f":
-        raise ValueError(
-            f"`frames` must hold floats in degrees Celsius, but is {frames.dtype} in {path}; convert raw counts first."
-        )
-    return frames[()].astype(np.float32)
 
 
-def _read_times(file: h5py.File, path: Path, num_frames: int) -> np.ndarray | None:
-    times = file.get("timestamps")
-    if times is None:
-        return None
-    if not isinstance(times, h5py.Dataset) or times.shape != (num_frames,) or times.dtype.kind not in "iuf":
-        raise ValueError(
-            f"`timestamps` must hold one number a frame, in milliseconds, but {path} has {num_frames} frames and "
-            f"{_described(times)}; write it again, or leave it out."
-        )
-    times_N = times[()]
-    if not np.isfinite(times_N).all():
-        raise ValueError(f"`timestamps` must be finite, but {path} holds NaN or infinity; write it again.")
-    if ((times_N > LARGEST_NUMBER) | (times_N < -LARGEST_NUMBER)).any():
-        raise ValueError(f"`timestamps` must be milliseconds, but {path} holds numbers that no clock shows.")
-    return np.round(times_N).astype(np.int64)
-
-
-def _described(times: object) -> str:
-    return f"timestamps of shape {times.shape}, {times.dtype}" if isinstance(times, h5py.Dataset) else "another thing"
+def check_some_alive(path: Path, *, is_dead: bool) -> None:
+    """Raises ValueError if every pixel is dead throughout."""
+    if is_dead:
+        raise ValueError(f"Every pixel of {path} is below {DEAD_BELOW_CELSIUS} degrees Celsius: nothing was measured.")
 
 
 def repair(frames_NHW: np.ndarray, dead_NHW: np.ndarray) -> np.ndarray:

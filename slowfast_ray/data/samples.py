@@ -44,6 +44,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, chosen: torch.Tensor) -> "Split":
+        """Some of the samples, by their positions (int64)."""
+        return Split(
+            ids=tuple(self.ids[i] for i in chosen.tolist()),
+            keyframes_S=self.keyframes_S[chosen],
+            firsts_S=self.firsts_S[chosen],
+            lasts_S=self.lasts_S[chosen],
+            labels_S=self.labels_S[chosen],
+            blocks_S=self.blocks_S[chosen.numpy()],
+            tracks=None if self.tracks is None else self.tracks.rows(chosen),
+        )
+
     def num_per_class_K(self, num_classes: int) -> torch.Tensor:
         """int64 [K]: samples that carry each class."""
         if self.labels_S.ndim == 2:

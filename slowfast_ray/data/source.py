@@ -1,6 +1,7 @@
-"""All that lies in a dataset folder, read once a process: frames in memory at native size, images, and their times.
+"""All that lies in a dataset folder, read once a process: frames at native size, images, and their times.
 
 The thermal dataset is 38 MB, so every run in a process shares one reading of it, whatever its labels, split and clips.
+Frames that take more than a budget stay on disk: each recording is scanned once a machine instead, by scans.py.
 
 Legend: N frames of all recordings together, H height, W width, K classes.
 """
@@ -8,16 +9,20 @@ Legend: N frames of all recordings together, H height, W width, K classes.
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from slowfast_ray.data import annotations, recordings, synthetic, timeline
+from slowfast_ray.data import annotations, memory, recording_files, recordings, remote, scans, synthetic, timeline
 from slowfast_ray.data.annotations import Annotations, Image
+from slowfast_ray.data.disk_frames import DiskFrames
+from slowfast_ray.data.frames import Frames, MemoryFrames
 from slowfast_ray.data.recordings import Recording
+from slowfast_ray.data.scans import Scan
 from slowfast_ray.data.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -27,12 +32,12 @@ FINGERPRINT_DIGITS = 12
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset folder in memory."""
+    """A dataset folder. Pickled, its arrays travel out of band under pickle's protocol 5, frames in memory as well."""
 
     root: Path
     classes: tuple[str, ...]
-    frames_NHW: torch.Tensor
-    """float32 in degrees Celsius, dead pixels repaired."""
+    frames: Frames
+    """Of all recordings: in memory, or on disk."""
     timeline: Timeline
     train: Annotations
     val: Annotations
@@ -52,39 +57,85 @@ class Source:
 
 
 def locate(root: str | None) -> Path:
-    """The folder of a dataset, absolute; without a root, of the made-up one, which is made at the first call."""
-    return Path(root).expanduser().absolute() if root is not None else synthetic.cached()
+    """The folder of a dataset on this machine, absolute; that of a URL is fetched, as far as it is not here. Without a
+    root, that of the made-up one, which is made at the first call.
+    """
+    if root is None:
+        return synthetic.cached()
+    return remote.fetched_dataset(root) if remote.is_url(root) else Path(root).expanduser().absolute()
+
+
+_adopted: dict[Path, Source] = {}
+
+
+def adopt(source: Source) -> None:
+    """From now on `read` gives this one for its folder in this process, whatever the budget; for processes of one
+    machine, which share the memory that its frames lie in. To be called before anything reads the folder.
+    """
+    _adopted[source.root] = source
+    read.cache_clear()
+
+
+def is_adopted(root: Path) -> bool:
+    """Whether this process was given the dataset in a folder."""
+    return root in _adopted
 
 
 @lru_cache(maxsize=2)
-def read(root: Path) -> Source:
-    """The dataset in the folder `root`.
+def read(root: Path, memory_budget: float | None = None) -> Source:
+    """The dataset in the folder `root`, whose frames are in memory up to `memory_budget` [GB]; None: up to a quarter of
+    the machine's memory.
 
     Raises FileNotFoundError or ValueError with everything that stands in the way of using it.
     """
+    if root in _adopted:
+        return _adopted[root]
     train, val = read_annotations(root)
-    loaded = [recordings.read(path) for path in paths_of(root / "frames", train, val)]
-    for recording in loaded[1:]:
-        if recording.frames_NHW.shape[1:] != loaded[0].frames_NHW.shape[1:]:
+    paths = paths_of(root / "frames", train, val)
+    shapes = [recording_files.shape_NHW(path) for path in paths]
+    for path, shape_NHW in zip(paths, shapes, strict=True):
+        if shape_NHW[1:] != shapes[0][1:]:
             raise ValueError(
-                f"All frames must have one size, but {recording.id}.h5 has {recording.frames_NHW.shape[1:]} and "
-                f"{loaded[0].id}.h5 has {loaded[0].frames_NHW.shape[1:]} in {root / 'frames'}."
+                f"All frames must have one size, but {path.name} has {shape_NHW[1:]} and {paths[0].name} has "
+                f"{shapes[0][1:]} in {root / 'frames'}."
             )
-    length_of = {recording.id: len(recording.frames_NHW) for recording in loaded}
     for file in (train, val):
-        check_keyframes(file, length_of)
+        check_keyframes(file, {path.stem: shape_NHW[0] for path, shape_NHW in zip(paths, shapes, strict=True)})
+    num_bytes = [4 * int(np.prod(shape_NHW)) for shape_NHW in shapes]
+    described: list[Recording] | list[Scan]
+    if sum(num_bytes) <= memory.budget_bytes(memory_budget):
+        frames, described = _into_memory(paths, shapes)
+    else:
+        log.info("The frames of %s take %.1f GB: they stay on disk.", root, sum(num_bytes) / 1e9)
+        described = scans.of_all(paths, num_bytes)
+        frames = DiskFrames(described)
     source = Source(
         root=root,
         classes=train.classes,
-        frames_NHW=torch.from_numpy(np.concatenate([recording.frames_NHW for recording in loaded])),
-        timeline=timeline.build(loaded),
+        frames=frames,
+        timeline=timeline.build(described),
         train=train,
         val=val,
-        num_dead_pixels=sum(recording.num_dead_pixels for recording in loaded),
-        fingerprint=_fingerprint(loaded, train, val),
+        num_dead_pixels=sum(recording.num_dead_pixels for recording in described),
+        fingerprint=_fingerprint(described, train, val),
     )
-    _log_what_was_done(source, loaded)
+    _log_what_was_done(source, described)
     return source
+
+
+def _into_memory(paths: Sequence[Path], shapes: Sequence[tuple[int, int, int]]) -> tuple[Frames, list[Recording]]:
+    """All frames, of which those of one recording are in memory twice at a time; recordings hold their part of them."""
+    num_frames = sum(shape_NHW[0] for shape_NHW in shapes)
+    frames_NHW = np.empty((num_frames, *shapes[0][1:]), dtype=np.float32)
+    loaded = []
+    first = 0
+    for path in paths:
+        recording = recordings.read(path)
+        mine = frames_NHW[first : first + len(recording.frames_NHW)]
+        mine[:] = recording.frames_NHW
+        loaded.append(replace(recording, frames_NHW=mine))
+        first += len(mine)
+    return MemoryFrames(torch.from_numpy(frames_NHW)), loaded
 
 
 def read_annotations(root: Path) -> tuple[Annotations, Annotations]:
@@ -128,7 +179,7 @@ def check_keyframes(file: Annotations, length_of: dict[str, int]) -> None:
             )
 
 
-def _fingerprint(loaded: list[Recording], *files: Annotations) -> str:
+def _fingerprint(loaded: Sequence[Recording | Scan], *files: Annotations) -> str:
     digest = hashlib.sha256()
     for recording in loaded:
         digest.update(recording.id.encode())
@@ -143,14 +194,14 @@ def _fingerprint(loaded: list[Recording], *files: Annotations) -> str:
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
-def _log_what_was_done(source: Source, loaded: list[Recording]) -> None:
+def _log_what_was_done(source: Source, loaded: Sequence[Recording | Scan]) -> None:
     num_sessions = source.timeline.num_sessions
     log.info("Read %s: %d recordings of %d sessions.", source.root, len(loaded), num_sessions)
     for recording in loaded:
         if recording.num_dead_pixels:
             log.info(
                 "%s: %d dead pixel values in %d of %d frames repaired from the nearest good frame.",
-                *(recording.id, recording.num_dead_pixels, recording.num_dead_frames, len(recording.frames_NHW)),
+                *(recording.id, recording.num_dead_pixels, recording.num_dead_frames, len(recording.digests_N)),
             )
     for file in (source.train, source.val):
         if file.num_unlabelled:

@@ -124,14 +124,14 @@ def _write_files(folder: Path, seed: int, num_sessions: int, num_recordings: int
             start_ms = timestamps[-1] + 20_000  # a pause: recordings share no moment
             times_s = (timestamps - timestamps[0]) / 1000
             frames, people = scenes.film(rng, room, times_s, is_damaged=session == 0)
-            _write_recording(folder / "frames" / f"{recording}.h5", frames, timestamps)
+            write_recording(folder / "frames" / f"{recording}.h5", frames, timestamps)
             num = num_frames // FRAMES_PER_KEYFRAME[split]
             for frame in _keyframes(rng, people[0].actions, num):
                 image = _image(recording, frame, int(timestamps[frame]))
                 images[split].append(image)
                 labels = [_label(person, i, frame) for i, person in enumerate(people)]
                 annotations[split] += [{"image_id": image["id"], **la} for la in labels if la]
-    _write_annotations(folder / "annotations", images, annotations)
+    write_annotations(folder / "annotations", images, annotations)
 
 
 def _image(recording: str, frame: int, timestamp_ms: int) -> Json:
@@ -145,18 +145,22 @@ def _image(recording: str, frame: int, timestamp_ms: int) -> Json:
     }
 
 
-def _write_recording(path: Path, frames: np.ndarray, timestamps: np.ndarray) -> None:
+def write_recording(path: Path, frames: np.ndarray, timestamps: np.ndarray, *, gzip_level: int | None = 4) -> None:
+    """One file of float32 frames [N, H, W] in degrees Celsius, and their times [ms]; without a level, uncompressed and
+    in one piece.
+    """
     with h5py.File(path, "w") as file:
-        chunks = (min(64, len(frames)), scenes.HEIGHT, scenes.WIDTH)
-        file.create_dataset("frames", data=frames, chunks=chunks, compression=4)  # gzip's level
+        chunks = None if gzip_level is None else (min(64, len(frames)), *frames.shape[1:])
+        file.create_dataset("frames", data=frames, chunks=chunks, compression=gzip_level)
         file["timestamps"] = timestamps
         file["frame_seqs"] = timestamps  # the real sensor counts in milliseconds, too
         file.attrs.update(
-            sensor_id=path.stem, frame_height=scenes.HEIGHT, frame_width=scenes.WIDTH, total_frames=len(frames)
+            sensor_id=path.stem, frame_height=frames.shape[1], frame_width=frames.shape[2], total_frames=len(frames)
         )
 
 
-def _write_annotations(folder: Path, images: dict[str, list[Json]], annotations: dict[str, list[Json]]) -> None:
+def write_annotations(folder: Path, images: dict[str, list[Json]], annotations: dict[str, list[Json]]) -> None:
+    """One file for each split, of images and of annotations without their ids, and the list of classes."""
     ids = itertools.count()  # over both splits
     for split in images:
         content = {

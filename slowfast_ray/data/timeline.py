@@ -9,16 +9,39 @@ Legend: N frames of all recordings, one recording after the other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from slowfast_ray.data.recordings import Recording
-
 SESSION_GAP_MS = 60 * 60 * 1000
 """Recordings of one sensor with a shorter pause between them are one session: the same people in the same room, dressed
 as they were, at much the same temperature."""
+
+
+class Described(Protocol):
+    """What must be known of a recording, whether its frames are in memory or not."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def times_N(self) -> np.ndarray | None:
+        """int64 [N]: when each frame was taken [ms]; None where the file does not say."""
+        ...
+
+    @property
+    def sensor(self) -> str | None:
+        """Which sensor recorded; None where the file does not say."""
+        ...
+
+    @property
+    def digests_N(self) -> np.ndarray:
+        """uint64 [N]: equal for identical frames."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,10 +86,10 @@ class Timeline:
         return members[0] if len(members) == 1 else f"{members[0]} to {members[-1]} ({len(members)} recordings)"
 
 
-def build(loaded: Sequence[Recording]) -> Timeline:
+def build(loaded: Sequence[Described]) -> Timeline:
     """The timeline of some recordings."""
-    lengths = np.array([len(each.frames_NHW) for each in loaded], dtype=np.int64)
-    times = [np.arange(len(each.frames_NHW)) if each.times_N is None else each.times_N for each in loaded]
+    lengths = np.array([len(each.digests_N) for each in loaded], dtype=np.int64)
+    times = [np.arange(len(each.digests_N)) if each.times_N is None else each.times_N for each in loaded]
     _, moments_N = np.unique(np.concatenate([each.digests_N for each in loaded]), return_inverse=True)
     return Timeline(
         recordings=tuple(each.id for each in loaded),
@@ -79,7 +102,7 @@ def build(loaded: Sequence[Recording]) -> Timeline:
     )
 
 
-def _sessions(loaded: Sequence[Recording], lengths: np.ndarray, moments_N: np.ndarray) -> np.ndarray:
+def _sessions(loaded: Sequence[Described], lengths: np.ndarray, moments_N: np.ndarray) -> np.ndarray:
     """Groups recordings that overlap or follow each other on one sensor, or that store the same moments."""
     pairs: list[tuple[int, int]] = []
     spans = [None if each.times_N is None else (each.times_N.min(), each.times_N.max()) for each in loaded]

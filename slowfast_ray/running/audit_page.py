@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slowfast_ray.data.annotations import Image
@@ -118,7 +119,8 @@ def _frame_intervals(facts: Facts) -> Picture | None:
 
 
 def _span_celsius(data: Dataset) -> tuple[float, float]:
-    low, high = np.percentile(data.frames_NHW[:: max(1, len(data.frames_NHW) // 500)].numpy(), SHOWN_PERCENTILES)
+    shown = torch.arange(0, len(data.frames), max(1, len(data.frames) // 500))
+    low, high = np.percentile(data.frames.gather(shown[None]).numpy(), SHOWN_PERCENTILES)
     return float(low), float(max(high, low + 1))
 
 
@@ -149,7 +151,8 @@ def _samples(data: Dataset) -> Iterator[Picture]:
         caption = f"{chosen.side}: {label} ({recording}, frame {keyframe - first})"
         alt = f"Thermal frame of the {caption}; boxes: {', '.join(each.name for each in people) or 'none'}"
         words = (audit_words.printable(alt), audit_words.printable(caption))
-        yield audit_frames.frame(data.frames_NHW[keyframe].numpy(), people, span_celsius, words)
+        frame_HW = data.frames.gather(torch.tensor([[keyframe]]))[0, 0, 0].numpy()
+        yield audit_frames.frame(frame_HW, people, span_celsius, words)
 
 
 def _chosen(data: Dataset) -> list[_Chosen]:

@@ -28,11 +28,11 @@ def tags_of(data: Dataset, scored: tuple[Score, ...]) -> dict[str, str]:
 def dataset_input(data: Dataset) -> dict[str, Any]:
     """What MLflow's dataset input says: the same for all runs on the same files."""
     source = data.source
-    height, width = source.frames_NHW.shape[1:]
+    height, width = source.frames.size_HW
     profile = {
         "recordings": len(source.timeline.recordings),
         "sessions": source.timeline.num_sessions,
-        "frames": len(source.frames_NHW),
+        "frames": len(source.frames),
         "height": height,
         "width": width,
         "images": len(source.images),

@@ -58,7 +58,7 @@ def check(checkpoint: Path, experiment: Experiment, data: Dataset, predictions: 
 
 def _logits(predictor: Predictor, data: Dataset, chosen_S: torch.Tensor) -> torch.Tensor:
     """float32 [S, K], on the CPU."""
-    reader = ClipReader(data.frames_NHW.to(predictor.device), data.clock, predictor.experiment.data)
+    reader = ClipReader(data.frames.on(predictor.device), data.clock, predictor.experiment.data)
     val, learning, found = data.val, predictor.experiment.learning, []
     for chosen in chosen_S.split(learning.batch_size):
         tracks = None if val.tracks is None else val.tracks.rows(chosen)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from slowfast_ray.data import clips, dataset, recordings
+from slowfast_ray.data import clips, dataset, frames, recordings
 from slowfast_ray.data.clip_reader import ClipReader
 from slowfast_ray.data.clips import Clock
+from slowfast_ray.data.frames import ResizedFrames
 from slowfast_ray.data.tracks import Tracks
 from slowfast_ray.running.predicting import Predictor
 
@@ -21,7 +21,7 @@ NUM_CLIPS = 32
 
 @dataclass(frozen=True)
 class CheckClips:
-    """Clips within frames in memory."""
+    """Clips within the frames of some recordings."""
 
     source: str
     """Where they come from, for people."""
@@ -44,7 +44,7 @@ class CheckClips:
         """float32 [B, T, H, W] in degrees Celsius, as recorded: the frames that these clips consist of."""
         place = (self.keyframes_S[chosen], self.firsts_S[chosen], self.lasts_S[chosen])
         indices_BT = clips.of_config(*place, self.reader.clock, self.reader.config)
-        return clips.gather(self.reader.frames_NHW, indices_BT)[:, 0]
+        return self.reader.frames.gather(indices_BT)[:, 0]
 
 
 def of_dataset(predictor: Predictor, root: str | None) -> CheckClips:
@@ -57,7 +57,7 @@ def of_dataset(predictor: Predictor, root: str | None) -> CheckClips:
     chosen = _evenly(len(data.val))
     return CheckClips(
         source="validation samples of " + ("the made-up dataset" if root is None else "a dataset"),
-        reader=ClipReader(_sized(data.frames_NHW, predictor), data.clock, predictor.experiment.data),
+        reader=ClipReader(ResizedFrames(data.frames, _size_HW(predictor)), data.clock, predictor.experiment.data),
         keyframes_S=data.val.keyframes_S[chosen],
         firsts_S=data.val.firsts_S[chosen],
         lasts_S=data.val.lasts_S[chosen],
@@ -90,7 +90,8 @@ def of_recordings(predictor: Predictor, paths: Sequence[Path]) -> CheckClips:
         clock = Clock.of(torch.cat(times), ends_R - lengths_R)
     keyframes_S = _evenly(int(ends_R[-1]))
     place_S = torch.searchsorted(ends_R, keyframes_S, right=True)
-    frames_NHW = torch.cat([_sized(torch.from_numpy(each.frames_NHW), predictor) for each in loaded])
+    size = _size_HW(predictor)
+    frames_NHW = torch.cat([frames.resized(torch.from_numpy(each.frames_NHW), size) for each in loaded])
     return CheckClips(
         source=f"{len(loaded)} recording(s)",
         reader=ClipReader(frames_NHW, clock, predictor.experiment.data),
@@ -106,9 +107,6 @@ def _evenly(num: int) -> torch.Tensor:
     return torch.linspace(0, num - 1, min(num, NUM_CLIPS)).long()
 
 
-def _sized(frames_NHW: torch.Tensor, predictor: Predictor) -> torch.Tensor:
-    """Frames of the size that the network was trained on, which the programs take."""
-    size = (predictor.description.frame_height, predictor.description.frame_width)
-    if frames_NHW.shape[1:] == size:
-        return frames_NHW
-    return F.interpolate(frames_NHW[:, None], size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
+def _size_HW(predictor: Predictor) -> tuple[int, int]:
+    """Of the frames that the network was trained on, which the programs take."""
+    return predictor.description.frame_height, predictor.description.frame_width

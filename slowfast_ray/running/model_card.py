@@ -14,7 +14,7 @@ import numpy as np
 
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.experiment import Experiment
+from slowfast_ray.experiment import OF_THE_PLACE, Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.running import scores
@@ -29,8 +29,8 @@ _POLICIES = {
     "person": "each person is a sample, in a crop around their box",
     "multi": "all that the people of a keyframe do, several at once",
 }
-_LEFT_OUT = ("data.root", "model.weights", "run.storage", "run.tracking_uri")
-"""Paths and addresses of the machine that trained."""
+_LEFT_OUT = ({*OF_THE_PLACE} - {"run.num_workers"}) | {"data.root", "model.weights"}
+"""Paths and addresses of the machines that trained."""
 _BOXES = (
     "Boxes are centre x, y, width, height as fractions of the frame, one for each frame [clips, frames, 4]: the crop "
     "follows their centres in the size of the middle one, as in the evaluation above. One for a clip [clips, 4] keeps "
@@ -81,7 +81,7 @@ figures below hold for those alone. It is no basis for decisions about people th
 
 def _data(data: Dataset) -> str:
     source, timeline = data.source, data.source.timeline
-    height, width = data.frames_NHW.shape[1:]
+    height, width = data.frames.size_HW
     return f"""## Data
 
 {
@@ -96,7 +96,7 @@ def _data(data: Dataset) -> str:
                 ("left out of training, as too close to validation", len(data.dropped_ids)),
                 ("validation samples", len(data.val)),
                 ("recordings, sessions", f"{len(timeline.recordings)}, {timeline.num_sessions}"),
-                ("frames", f"{len(data.frames_NHW)} of {height} x {width} pixels"),
+                ("frames", f"{len(data.frames)} of {height} x {width} pixels"),
             ],
         )
     }"""

@@ -45,7 +45,7 @@ def write(folder: Path, chosen: Path, data: Dataset) -> Description:
     progress, weights = checkpoint.read_progress(chosen), weights_of(chosen)
     run = chosen.parent
     is_trial = (run.parent / begun.SEARCH).is_file()
-    height, width = data.frames_NHW.shape[1:]
+    height, width = data.frames.size_HW
     described = Description(
         classes=tuple(progress.classes),
         frame_height=height,

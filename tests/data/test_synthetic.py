@@ -250,7 +250,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_annotations", fail)
+    monkeypatch.setattr(synthetic, "write_annotations", fail)
     with pytest.raises(OSError, match="disk full"):
         synthetic.write(tmp_path / "dataset", num_recordings=2, num_frames=40)
     assert list(tmp_path.iterdir()) == []

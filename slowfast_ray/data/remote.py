@@ -1,0 +1,179 @@
+"""Folders at a URL, in S3 or Google Cloud Storage: asked for, and kept on this machine while it works with them.
+
+Credentials are those of the machine: its role, AWS_PROFILE, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS; another
+S3 server is named by AWS_ENDPOINT_URL.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+from pyarrow import ArrowInvalid, fs
+
+log = logging.getLogger(__name__)
+
+SCHEMES = ("s3://", "gs://")
+PARTS_OF_A_DATASET = ("annotations", "frames")
+FETCHED = ".fetched.json"
+"""In a folder's copy on this machine: size and time of each file at its URL when it was fetched."""
+SECONDS_TO_ANSWER = 30
+_CHUNK_BYTES = 1 << 22
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL and no folder of this machine."""
+    return "://" in place
+
+
+def cache_of(url: str, kind: str) -> Path:
+    """Where this machine keeps what it has of a URL, by kinds."""
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", url.split("://", 1)[1])[-60:].strip("-")
+    return platformdirs.user_cache_path("slowfast_ray") / kind / f"{readable}-{digest}"
+
+
+def open_url(url: str, setting: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URL, and the path in it. Raises ValueError where it is none that can be reached."""
+    if not url.startswith(SCHEMES):
+        raise ValueError(f"`{setting}` (={url}) must be a folder, or begin with {' or '.join(SCHEMES)}.")
+    path = url.split("://", 1)[1].strip("/")
+    if not path:
+        raise ValueError(
+            f"`{setting}` (={url}) names no bucket; say {url.rstrip('/')}//BUCKET/PATH.".replace("///", "/")
+        )
+    try:
+        if url.startswith("gs://"):
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=SECONDS_TO_ANSWER)), path
+        return fs.FileSystem.from_uri(f"s3://{path}")
+    except (OSError, ArrowInvalid) as error:
+        raise ValueError(unreachable(url, setting, error)) from error
+
+
+def files_at(url: str, setting: str) -> dict[str, fs.FileInfo]:
+    """The files below a URL, by their paths from there; none where there is nothing. Raises ValueError."""
+    filesystem, root = open_url(url, setting)
+    try:
+        found = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    except OSError as error:
+        raise ValueError(unreachable(url, setting, error)) from error
+    return {each.path[len(root) + 1 :]: each for each in found if each.type == fs.FileType.File}
+
+
+def fetched_dataset(url: str) -> Path:
+    """The dataset at a URL, as a folder of this machine; what is there and unchanged is not fetched again.
+
+    Raises ValueError where it cannot be reached, or does not fit on the disk.
+    """
+    listed = files_at(url, "data.root")
+    files = {name: info for name, info in listed.items() if name.split("/", 1)[0] in PARTS_OF_A_DATASET}
+    if not files:
+        raise ValueError(f"`data.root` (={url}) must hold frames/ and annotations/, but holds neither.")
+    return _fetched(url, "data.root", files)
+
+
+def fetched_weights(url: str) -> Path:
+    """The file or the checkpoint folder at a URL, on this machine; with the errors of `fetched_dataset`."""
+    files = files_at(url, "model.weights")
+    if files:
+        return _fetched(url, "model.weights", files)
+    filesystem, root = open_url(url, "model.weights")
+    info = filesystem.get_file_info(root)
+    if info.type != fs.FileType.File:
+        raise ValueError(f"`model.weights` (={url}) is neither a file nor a folder; check its name.")
+    return _fetched(url, "model.weights", {info.base_name: info}) / info.base_name
+
+
+def _fetched(url: str, setting: str, files: dict[str, fs.FileInfo]) -> Path:
+    folder = cache_of(url, setting.split(".")[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        noted = _noted(folder)
+        wanted = {name: info for name, info in files.items() if noted.get(name) != _state(info)}
+        if wanted:
+            _check_room(folder, sum(info.size for info in wanted.values()), url, setting)
+            _fetch(url, setting, wanted, folder, noted)
+        for name in noted.keys() - files.keys():
+            (folder / name).unlink(missing_ok=True)
+            del noted[name]
+            _note(folder, noted)
+    return folder
+
+
+def _fetch(url: str, setting: str, wanted: dict[str, fs.FileInfo], folder: Path, noted: dict[str, list[int]]) -> None:
+    filesystem, _ = open_url(url, setting)
+    num_bytes = sum(info.size for info in wanted.values())
+    log.info("Fetching %d files, %.2f GB, from %s into %s.", len(wanted), num_bytes / 1e9, url, folder)
+    for number, (name, info) in enumerate(sorted(wanted.items()), start=1):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with filesystem.open_input_stream(info.path) as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        except OSError as error:
+            raise ValueError(unreachable(info.path, setting, error)) from error
+        if part.stat().st_size != info.size:
+            raise ValueError(f"{url}/{name} changed while it was fetched; start again once it is whole.")
+        part.rename(path)
+        noted[name] = _state(info)
+        _note(folder, noted)
+        log.info("Fetched %d of %d: %s.", number, len(wanted), name)
+
+
+def _state(info: fs.FileInfo) -> list[int]:
+    return [info.size, info.mtime_ns]
+
+
+def _noted(folder: Path) -> dict[str, list[int]]:
+    """What is here, as it was at the URL: files that are gone or of another size are not."""
+    try:
+        noted: dict[str, list[int]] = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the first time, or after a kill
+        return {}
+    paths = {name: folder / name for name in noted}
+    return {
+        name: noted[name] for name, path in paths.items() if path.is_file() and path.stat().st_size == noted[name][0]
+    }
+
+
+def _note(folder: Path, noted: dict[str, list[int]]) -> None:
+    unfinished = folder / f"{FETCHED}.part"
+    unfinished.write_text(json.dumps(noted), encoding="utf-8")
+    unfinished.rename(folder / FETCHED)
+
+
+def _check_room(folder: Path, num_bytes: int, url: str, setting: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise ValueError(
+            f"`{setting}` (={url}) takes {num_bytes / 1e9:.1f} GB on this machine, but {folder} has "
+            f"{free / 1e9:.1f} GB left; name a larger disk by XDG_CACHE_HOME."
+        )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[IO[str]]:
+    """One process of this machine at a time is inside, the others wait; a killed one holds nothing."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def unreachable(url: str, setting: str, error: Exception) -> str:
+    """What stands in the way of a URL, with what to do, for an error."""
+    reason = str(error).split(" (Request ID")[0].splitlines()[0].rstrip(".")
+    remedy = "check its name"
+    if re.search("ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|access token|PERMISSION|UNAUTHENTICATED", reason):
+        remedy = "check the credentials of this machine (AWS_PROFILE, AWS_ACCESS_KEY_ID, a role, or gcloud's)"
+    elif re.search("NETWORK_CONNECTION|UNAVAILABLE|resolve host|REQUEST_TIMEOUT", reason):
+        remedy = "check the network, and AWS_ENDPOINT_URL if it is set"
+    return f"`{setting}` (={url}) cannot be reached: {reason}; {remedy}."
