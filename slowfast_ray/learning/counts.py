@@ -70,6 +70,10 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(self._stacked() + other._stacked()))
 
+    def on(self, device: torch.device) -> "Counts":
+        """The same on a device."""
+        return Counts(*self._stacked().to(device))
+
     def over_workers(self) -> "Counts":
         """The sums over all workers, the same on each; unchanged where there is one."""
         if not dist.is_initialized():

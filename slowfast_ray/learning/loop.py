@@ -18,7 +18,9 @@ from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.counts import Counts
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loss import Loss
+from slowfast_ray.learning.middle import LeftError, Middle
 from slowfast_ray.learning.predictions import Predictions
+from slowfast_ray.learning.step import Leaving
 
 EXPLODED = 1e4
 """A mean training loss beyond this has exploded: guessing among 1000 classes costs 7, and weights of rare classes
@@ -61,8 +63,8 @@ class Batches(Protocol):
         """Samples of the validation split, over all workers."""
         ...
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch."""
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from a step on."""
         ...
 
     def val(self) -> Iterator[ScoredBatch]:
@@ -95,6 +97,11 @@ class Step:
     """Of the classifier."""
 
 
+def never() -> bool:
+    """For whoever is not sent away."""
+    return False
+
+
 def train_all(model: nn.Module, epoch: int) -> None:
     """Begins an epoch in which the whole network learns."""
     model.train()
@@ -112,18 +119,23 @@ def epochs(
     *,
     begin_epoch: Callable[[nn.Module, int], None] = train_all,
     on_step: Callable[[Step], None] = ignore,
+    must_leave: Callable[[], bool] = never,
+    middle: Middle | None = None,
 ) -> Iterator[EpochResult]:
     """Trains `learner` up to `config.num_epochs` and yields after each epoch.
 
     `begin_epoch` puts the network into the state in which it trains in an epoch, counted from 1; `on_step` sees every
-    step. Raises FloatingPointError when the training or the validation loss explodes or is no number, and
-    DoesNotFitError where a single clip is too large for a GPU.
+    step; `must_leave` is asked before each one. With `middle` the first epoch goes on there.
+
+    Raises LeftError after a step before which a worker knew that it must leave, FloatingPointError when the training or
+    the validation loss explodes or is no number, and DoesNotFitError where a single clip is too large for a GPU.
     """
     for epoch in range(learner.num_epochs_done + 1, config.num_epochs + 1):
-        lr = learner.optimizer.param_groups[0]["lr"]
-        started = time.perf_counter()
+        lr = middle.lr if middle else learner.optimizer.param_groups[0]["lr"]
+        started = time.perf_counter() - (middle.seconds if middle else 0.0)
         begin_epoch(learner.model, epoch)
-        train_counts = _train(learner, batches, config, epoch, loss, on_step).over_workers()
+        train_counts = _train(learner, batches, config, epoch, loss, on_step, must_leave, middle, started, lr)
+        middle = None
         seconds = time.perf_counter() - started
         _settle_statistics(learner, batches, config, epoch)
         predictions = evaluate(learner.evaluated, batches.val(), batches.num_val_samples, config, learner.micro_batch)
@@ -154,7 +166,13 @@ def _train(
     epoch: int,
     loss: Loss,
     on_step: Callable[[Step], None],
+    must_leave: Callable[[], bool],
+    middle: Middle | None,
+    started: float,
+    first_lr: float,
 ) -> Counts:
+    """The counts of a whole epoch, over all workers."""
+    num_done = middle.num_steps if middle else 0
     total: Counts | None = None
     # The loss of a step is read when the next one is on its way: a GPU never waits for it.
     unread: tuple[int, float, torch.Tensor] | None = None
@@ -168,17 +186,27 @@ def _train(
             )
         on_step(Step(epoch, number, batches.num_train_steps, value, lr))
 
-    for number, batch in enumerate(batches.train(epoch), start=1):
+    for number, batch in enumerate(batches.train(epoch, num_done), start=num_done + 1):
+        leaving = Leaving(wanted=must_leave())
         lr = learner.optimizer.param_groups[0]["lr"]
         total = total or Counts.zero(batch.clip_B1THW.device)
-        taken = step.take(learner, batch.clip_B1THW, batch.label_B, config, loss, total)
+        taken = step.take(learner, batch.clip_B1THW, batch.label_B, config, loss, total, leaving)
         if unread is not None:
             read(*unread)
         unread = number, lr, taken
+        if leaving.agreed and number < batches.num_train_steps:
+            read(*unread)
+            raise LeftError(Middle(number, _sum(total, middle), time.perf_counter() - started, first_lr))
     assert total is not None, "an epoch has at least one step: a batch larger than the training set is refused"
     assert unread is not None
     read(*unread)
-    return total
+    return _sum(total, middle)
+
+
+def _sum(total: Counts, middle: Middle | None) -> Counts:
+    """Over all workers, with what was counted before an epoch was left."""
+    summed = total.over_workers()
+    return summed + middle.counts.on(summed.loss_sum.device) if middle else summed
 
 
 def _settle_statistics(learner: Learner, batches: Batches, config: LearningConfig, epoch: int) -> None:

@@ -9,6 +9,7 @@ Shapes: B clips of this worker, T frames, H and W height and width, K classes.
 """
 
 import logging
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,16 @@ class DoesNotFitError(RuntimeError):
     """A single clip does not fit into the memory of a GPU."""
 
 
+@dataclass
+class Leaving:
+    """Whether training is left after a step, to go on elsewhere: as soon as one worker must, all do."""
+
+    wanted: bool = False
+    """By this worker, before the step."""
+    agreed: bool = False
+    """By all, after it."""
+
+
 def autocast(device: torch.device, config: LearningConfig) -> torch.autocast:
     """The context in which the network computes."""
     dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
@@ -35,17 +46,25 @@ def autocast(device: torch.device, config: LearningConfig) -> torch.autocast:
 
 
 def take(
-    learner: Learner, clip_B1THW: torch.Tensor, target: torch.Tensor, config: LearningConfig, loss: Loss, total: Counts
+    learner: Learner,
+    clip_B1THW: torch.Tensor,
+    target: torch.Tensor,
+    config: LearningConfig,
+    loss: Loss,
+    total: Counts,
+    leaving: Leaving | None = None,
 ) -> torch.Tensor:
     """Moves the weights by one batch, of which this is the worker's share; gives the mean loss over all workers.
 
-    The clips are added to `total`. Raises DoesNotFitError where not even one clip at a time fits.
+    The clips are added to `total`; on `leaving` all workers agree, in the message of their gradients. Raises
+    DoesNotFitError where not even one clip at a time fits.
     """
+    leaving = leaving or Leaving()
     mixed = mixing.mix(clip_B1THW, target, config)
     while True:
         learner.optimizer.zero_grad(set_to_none=True)
         outputs = _gradients(learner, mixed, config, loss)
-        mean_loss, all_fit = _over_workers(learner, None if outputs is None else outputs[1].mean())
+        mean_loss, all_fit = _over_workers(learner, None if outputs is None else outputs[1].mean(), leaving)
         if all_fit:
             break
         _halve(learner, num_clips=len(clip_B1THW))
@@ -84,9 +103,10 @@ def _gradients(
     return torch.cat(logits), torch.cat(losses)
 
 
-def _over_workers(learner: Learner, loss: torch.Tensor | None) -> tuple[torch.Tensor, bool]:
+def _over_workers(learner: Learner, loss: torch.Tensor | None, leaving: Leaving) -> tuple[torch.Tensor, bool]:
     """Averages the gradients over the workers; gives the mean loss, and whether all of them had the memory."""
     if not dist.is_initialized():
+        leaving.agreed = leaving.wanted
         return (torch.tensor(0.0), False) if loss is None else (loss, True)
     learning = [each for each in learner.model.parameters() if each.requires_grad]
     if loss is None:
@@ -94,18 +114,20 @@ def _over_workers(learner: Learner, loss: torch.Tensor | None) -> tuple[torch.Te
     # Zeros also for what no clip reached: the message has the same length from all.
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in learning]
     device = learning[0].device
-    told = torch.tensor([float(loss is None), 0.0], device=device)
+    told = torch.tensor([float(loss is None), float(leaving.wanted), 0.0], device=device)
     if loss is not None:
-        told[1] = loss
+        told[2] = loss
     message = torch.cat([told, *(each.flatten() for each in gradients)])
     dist.all_reduce(message)
     message /= dist.get_world_size()
-    if message[0] > 0:
+    lacks_memory, leaves = (message[:2] > 0).tolist()
+    leaving.agreed = leaves
+    if lacks_memory:
         return torch.tensor(0.0), False
-    parts = message[2:].split([each.numel() for each in learning])
+    parts = message[3:].split([each.numel() for each in learning])
     for parameter, part in zip(learning, parts, strict=True):
         parameter.grad = part.view_as(parameter)
-    return message[1].clone(), True  # a copy: a part would keep the whole message alive
+    return message[2].clone(), True  # a copy: a part would keep the whole message alive
 
 
 def _halve(learner: Learner, num_clips: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import nn
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.config import LearningConfig
+from slowfast_ray.learning.counts import Counts
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loss import Loss
+from slowfast_ray.learning.middle import LeftError, Middle
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.model import slowfast
 from slowfast_ray.model.config import ModelConfig
@@ -39,18 +42,18 @@ class InMemory:
     num_train_steps = 2
     num_val_samples = 2
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        for step in range(self.num_train_steps):
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        for step in range(first_step, self.num_train_steps):
             generator = torch.Generator().manual_seed(100 * epoch + step)
-            yield Batch(torch.randn(2, 1, 4, 16, 16, generator=generator), torch.tensor([step, 2]), torch.arange(2))
+            yield Batch(torch.randn(2, 1, 4, 16, 16, generator=generator), torch.tensor([step % 3, 2]), torch.arange(2))
 
     def val(self) -> Iterator[Batch]:
         yield next(self.train(77))
 
 
-def new_learner(seed: int = 0, **changes: Any) -> Learner:
+def new_learner(seed: int = 0, num_steps: int = InMemory.num_train_steps, **changes: Any) -> Learner:
     torch.manual_seed(seed)
-    return Learner.start(slowfast.build(MODEL), replace(CONFIG, **changes), InMemory.num_train_steps)
+    return Learner.start(slowfast.build(MODEL), replace(CONFIG, **changes), num_steps)
 
 
 def progress(epoch: int, best_epoch: int = 1) -> Progress:
@@ -125,7 +128,7 @@ def test_loading_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert {name: result.metrics[name] for name in predictions.metrics()} == predictions.metrics()
     assert names(folder) == {
         *("weights.safetensors", "training.pt", "predictions.safetensors"),
-        *("experiment.json", "progress.json"),
+        *("experiment.json", "progress.json", "checksums.json"),
     }
 
 
@@ -154,12 +157,12 @@ def test_weights_alone_are_enough_to_predict(tmp_path: Path) -> None:
     assert torch.equal(model.eval()(clip_B1THW), learner.model.eval()(clip_B1THW))
 
 
-def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+def test_the_newest_two_and_the_best_stay(tmp_path: Path) -> None:
     best_of = {1: 1, 2: 1, 3: 3, 4: 3, 5: 3, 6: 6}
     for epoch, best in best_of.items():
         saved = checkpoint.save(tmp_path, small_learner(), progress(epoch, best), "{}", PREDICTIONS)
         assert saved == checkpoint.path(tmp_path, epoch) == checkpoint.newest(tmp_path)
-        assert names(tmp_path) == {f"epoch-{epoch:03d}", f"epoch-{best:03d}"}
+        assert names(tmp_path) == {f"epoch-{each:03d}" for each in (epoch, epoch - 1, best) if each}
         assert checkpoint.read_progress(saved).best_epoch == best
 
 
@@ -212,7 +215,7 @@ def test_what_others_put_beside_the_checkpoints_is_left_alone(tmp_path: Path, fo
         (path / "file").write_text("mine")
     for epoch in (1, 2, 3):
         checkpoint.save(tmp_path, small_learner(), progress(epoch, best_epoch=1), "{}", PREDICTIONS)
-    assert names(tmp_path) == {foreign, "epoch-001", "epoch-003"}
+    assert names(tmp_path) == {foreign, "epoch-001", "epoch-002", "epoch-003"}
     assert ((path / "file") if path.is_dir() else path).read_text() == "mine"
     assert checkpoint.newest(tmp_path) == tmp_path / "epoch-003"
 
@@ -234,9 +237,57 @@ def test_damaged_predictions_are_refused_and_training_goes_on_without_them(tmp_p
     folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     file = folder / "predictions.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"predictions .*epoch-001.* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"epoch-001/predictions.* is damaged"):
         checkpoint.read_predictions(folder)
     checkpoint.load(folder, small_learner())
+
+
+FILES = ("weights.safetensors", "training.pt", "predictions.safetensors", "experiment.json", "progress.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "checksums.json"])
+@pytest.mark.parametrize("harm", ["truncated", "one bit", "missing", "empty"])
+def test_the_newest_that_is_whole_is_taken_and_the_torn_one_named(
+    tmp_path: Path, name: str, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, small_learner(), progress(epoch), "{}", PREDICTIONS)
+    assert checkpoint.newest_whole(tmp_path) == tmp_path / "epoch-002"
+    assert caplog.text == ""
+
+    file = tmp_path / "epoch-002" / name
+    content = file.read_bytes()
+    if harm == "missing":
+        file.unlink()
+    else:
+        flipped = bytes([content[0] ^ 1]) + content[1:]
+        file.write_bytes({"truncated": content[:-1], "one bit": flipped, "empty": b""}[harm])
+    if (name, harm) == ("checksums.json", "truncated"):  # the last byte is the end of a line
+        assert checkpoint.newest_whole(tmp_path) == tmp_path / "epoch-002"
+        return
+    assert checkpoint.newest_whole(tmp_path) == tmp_path / "epoch-001"
+    assert "epoch-002 is torn, and epoch-001 is tried" in caplog.text
+    shutil.rmtree(tmp_path / "epoch-001")
+    assert checkpoint.newest_whole(tmp_path) is None
+    assert "training begins anew" in caplog.text
+
+
+def test_checkpoints_of_the_format_without_checksums_are_read(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
+    content = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps({**content, "format_version": 3}))
+    (folder / "checksums.json").unlink()
+    assert checkpoint.newest_whole(tmp_path) == folder
+    assert checkpoint.load(folder, small_learner()).epoch == 1
+
+
+def test_stripped_weights_are_not_taken_for_torn_ones(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
+    checkpoint.strip(tmp_path)
+    assert checkpoint.newest_whole(tmp_path) == folder
+    with pytest.raises(ValueError, match=r"weights of .*epoch-001 cannot be loaded"):
+        checkpoint.load(folder, small_learner())
+    assert torch.equal(checkpoint.read_predictions(folder).target, PREDICTIONS.target)
 
 
 @pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))])
@@ -246,14 +297,14 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, other: nn.Module
         checkpoint.load_weights(folder, other)
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, None, "3"])
+@pytest.mark.parametrize("version", [0, 2, 5, None, "3"])
 def test_another_format_version_is_refused_before_anything_is_loaded(tmp_path: Path, version: Any) -> None:
     folder = checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
     content = json.loads((folder / "progress.json").read_text())
     (folder / "progress.json").write_text(json.dumps({**content, "format_version": version}))
     learner = small_learner()
     before = learner.model.get_parameter("weight").clone()
-    with pytest.raises(ValueError, match=rf"format version {version}, but .* reads 3"):
+    with pytest.raises(ValueError, match=rf"format version {version}, but .* reads 3 and 4"):
         checkpoint.load(folder, learner)
     with pytest.raises(ValueError, match=rf"format version {version}"):
         checkpoint.read_predictions(folder)
@@ -306,3 +357,58 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(tmp_path: Path, is_zipped: bo
     assert not trace.exists()
     pickle.loads(pickle.dumps(bomb))  # the bomb is a real one
     assert trace.exists()
+
+
+@pytest.mark.parametrize("left_after", [1, 3])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_run_left_within_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path, left_after: int, ema_decay: float) -> None:
+    config, batches = replace(CONFIG, num_epochs=3, ema_decay=ema_decay), InMemory()
+    batches.num_train_steps = 4
+    whole = new_learner(num_steps=4, num_epochs=3, ema_decay=ema_decay)
+    expected = [result.metrics for result in loop.epochs(whole, batches, config, LOSS)]
+
+    learner, asked = new_learner(num_steps=4, num_epochs=3, ema_decay=ema_decay), 0
+
+    def must_leave() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 4 + left_after  # in the second epoch
+
+    history: list[dict[str, float]] = []
+    results = loop.epochs(learner, batches, config, LOSS, must_leave=must_leave)
+    first = next(results)
+    history.append(first.metrics)
+    checkpoint.save(tmp_path, learner, replace(progress(1), history=history), "{}", first.predictions)
+    with pytest.raises(LeftError) as left:
+        next(results)
+    checkpoint.save_middle(tmp_path, learner, replace(progress(1), history=history), "{}", left.value.middle)
+    assert names(tmp_path) == {"epoch-001", f"epoch-001-step-{left_after:05d}"}
+    assert checkpoint.newest(tmp_path) == tmp_path / "epoch-001"  # of which the figures are
+
+    torch.manual_seed(999)
+    resumed = new_learner(seed=5, num_steps=4, num_epochs=3, ema_decay=ema_decay)
+    newest = checkpoint.newest_whole(tmp_path)
+    assert newest == tmp_path / f"epoch-001-step-{left_after:05d}"
+    history = list(checkpoint.load(newest, resumed).history)
+    middle = checkpoint.read_middle(newest)
+    for result in loop.epochs(resumed, batches, config, LOSS, middle=middle):
+        history.append(result.metrics)
+        checkpoint.save(tmp_path, resumed, replace(progress(result.epoch), history=history), "{}", result.predictions)
+    assert names(tmp_path) == {"epoch-001", "epoch-002", "epoch-003"}
+    for name, each in whole.evaluated.state_dict().items():
+        assert torch.equal(resumed.evaluated.state_dict()[name], each), name
+    for mine, theirs in zip(history, expected, strict=True):
+        for name in ("train/clips_per_second", "epoch/seconds"):  # the clock is another
+            del mine[name], theirs[name]
+        assert mine == theirs
+
+
+def test_a_torn_middle_gives_way_to_the_epoch_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint.save(tmp_path, small_learner(), progress(1), "{}", PREDICTIONS)
+    middle = Middle(2, Counts.zero(torch.device("cpu")), 1.5, 0.25)
+    left = checkpoint.save_middle(tmp_path, small_learner(), progress(1), "{}", middle)
+    assert checkpoint.newest_whole(tmp_path) == left
+    assert checkpoint.read_middle(left) == middle
+    (left / "training.pt").write_bytes(b"torn")
+    assert checkpoint.newest_whole(tmp_path) == tmp_path / "epoch-001"
+    assert "epoch-001-step-00002 is torn, and epoch-001 is tried" in caplog.text

@@ -60,9 +60,9 @@ class InMemory:
     spoil: Callable[[int, Batch], None] = lambda epoch, batch: None
     asked: list[int] = field(default_factory=list)
 
-    def train(self, epoch: int) -> Iterator[Batch]:
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         self.asked.append(epoch)
-        for step in range(self.num_train_steps):
+        for step in range(first_step, self.num_train_steps):
             made = batch(6, seed=1000 * epoch + step)
             self.spoil(epoch, made)
             yield made
@@ -75,8 +75,8 @@ class InMemory:
 class WithSeveralLabels(InMemory):
     """The same clips; the label is a row of zeros and ones, and class 0 is also there wherever class 1 is."""
 
-    def train(self, epoch: int) -> Iterator[Batch]:
-        yield from map(self.multi_hot, super().train(epoch))
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        yield from map(self.multi_hot, super().train(epoch, first_step))
 
     def val(self) -> Iterator[Batch]:
         yield from map(self.multi_hot, super().val())

@@ -293,7 +293,7 @@ class Share:
     def num_val_samples(self) -> int:
         return len(self.whole.logits_SK)
 
-    def train(self, epoch: int) -> Iterator[Any]:
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
         raise NotImplementedError
 
     def val(self) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from slowfast_ray.data import dataset
 from slowfast_ray.data.clip_reader import ClipReader
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint, loop
+from slowfast_ray.learning import checkpoint, checksums, loop
 from slowfast_ray.model import slowfast
 from slowfast_ray.running import evaluating
 
@@ -43,12 +43,14 @@ def other(run: Path, to: Path, share_right: float) -> Path:
 def judge_again(folder: Path) -> None:
     """Gives a checkpoint the predictions of the weights that it has now."""
     experiment, data = _read(folder)
+    checksums.write(folder)
     model = slowfast.build(experiment.model)
     checkpoint.load_weights(folder, model)
     batches = evaluating.batches_of(experiment, data, torch.device("cpu"))
     found = loop.evaluate(model, batches.val(), len(data.val), experiment.learning)
     (folder / "predictions.safetensors").unlink()
     found.save(folder / "predictions.safetensors")
+    checksums.write(folder)
 
 
 def best_of(run: Path) -> Path:

@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from safetensors.torch import load_file, save_file
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checksums
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
 from slowfast_ray.running import preflight, registering, tracking_models, tracking_store, trainer
@@ -69,6 +70,7 @@ def test_predictions_of_other_samples_are_refused(run: Path, uri: str, tmp_path:
     found = Predictions.load(file)
     file.unlink()
     Predictions(found.logits_SK[:-1], found.target[:-1]).save(file)
+    checksums.write(file.parent)
     refused(short, uri, "are of other samples than its 32")
 
 

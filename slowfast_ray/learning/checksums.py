@@ -1,0 +1,53 @@
+"""Whether the files of a folder are as they were written: their SHA-256, in a file beside them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+CHECKSUMS = "checksums.json"
+
+
+def write(folder: Path) -> None:
+    """Notes the checksums of all files in `folder`."""
+    found = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != CHECKSUMS}
+    _write(folder, found)
+
+
+def forget(folder: Path, names: tuple[str, ...]) -> None:
+    """These files are gone on purpose. Nothing where nothing was noted."""
+    if (folder / CHECKSUMS).exists():
+        _write(folder, {name: digest for name, digest in _read(folder).items() if name not in names})
+
+
+def check(file: Path) -> None:
+    """Raises ValueError where a file is not as it was noted; one that is missing, or was not noted, is not judged."""
+    if not (file.parent / CHECKSUMS).exists() or not file.exists():
+        return
+    expected = _read(file.parent).get(file.name)
+    if expected is not None and _sha256(file) != expected:
+        raise ValueError(f"{file} is damaged: it is not as it was written, by {file.parent / CHECKSUMS}.")
+
+
+def flaw_of(folder: Path) -> str:
+    """What is not as it was noted, in a clause; empty where all is."""
+    try:
+        wrong = [name for name, digest in _read(folder).items() if _sha256(folder / name) != digest]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{', '.join(wrong)} changed after being written" if wrong else ""
+
+
+def _write(folder: Path, checksums: dict[str, str]) -> None:
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder / CHECKSUMS} cannot be read: {error}.") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
