@@ -69,7 +69,7 @@ def measure(num_workers: int, num_trials: int, folder: Path) -> Measured:
     )
     config = SearchConfig(num_trials=num_trials, max_concurrent=1)
     ready = tuner.check(experiment, THERMAL, config, name=f"workers-{num_workers}")
-    with cluster.connected(num_workers=num_workers, verbose=False):
+    with cluster.connected(experiment.run, verbose=False):
         result = tuner.search(ready, THERMAL, config)
     assert {trial.state for trial in result.trials} == {"finished"}, "a trial failed: nothing was measured"
     training = sum(epoch[counts.EPOCH_SECONDS] for trial in result.trials for epoch in trial.history)

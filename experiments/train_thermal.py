@@ -26,7 +26,7 @@ def main() -> None:
     """Checks, trains, and says what came out."""
     flags = commands.parse(TrainFlags, __doc__ or "")
     with commands.exits_cleanly():
-        cluster.check_fits(num_workers=flags.experiment.run.num_workers, max_concurrent=1)
+        cluster.check_fits(flags.experiment.run, max_concurrent=1)
         ready = preflight.check(flags.experiment, name=flags.name, objective=flags.metric, resume=flags.resume)
     if flags.experiment.data.root is None:
         print("No --data.root: training on the built-in, made-up dataset.")

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
-from slowfast_ray.running import commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
+from slowfast_ray.running import cluster, commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
 from slowfast_ray.running.flags import TuneFlags
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.trials import Trial, best_first, describe_value, is_spent
@@ -32,12 +32,14 @@ def main() -> None:
     if flags.experiment.data.root is None:
         print("No --data.root: searching on the built-in, made-up dataset.")
     summary.opening(ready, flags.search.metric)
-    with commands.exits_cleanly(preflight.RefusedError):
-        search_plan.show(ready, space, flags.search, measured=flags.dry_run)
-    if flags.dry_run:
-        return
     interrupted = f"Interrupted; what was done is kept. Go on: {follow_ups.resume_command(ready)}"
-    with commands.exits_cleanly(preflight.RefusedError, interrupted=interrupted):
+    with (
+        commands.exits_cleanly(preflight.RefusedError, interrupted=interrupted),
+        cluster.joined(ready.experiment.run, verbose=flags.verbose),
+    ):
+        search_plan.show(ready, space, flags.search, measured=flags.dry_run)
+        if flags.dry_run:
+            return
         result = tuner.search(ready, space, flags.search, resume=resume, verbose=flags.verbose)
     show(result, ready, flags)
     if result.interrupted or result.halted:

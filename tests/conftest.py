@@ -1,5 +1,6 @@
 """What the tests share: a small made-up dataset, the real one where it is at hand, and a Ray of their own."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,14 @@ CHROMIUM = Path("/usr/bin/chromium")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first: at the end, one of them would keep a single process busy while the others have nothing left."""
     items.sort(key=lambda item: "running" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """The command line sets the level of the package's logs, for its own process."""
+    level = logging.getLogger("slowfast_ray").level
+    yield
+    logging.getLogger("slowfast_ray").setLevel(level)
 
 
 @pytest.fixture(scope="session")

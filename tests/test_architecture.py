@@ -33,7 +33,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 DOORS = {
-    "h5py": {"slowfast_ray/data/recordings.py", "slowfast_ray/data/synthetic.py"},
+    "h5py": {"slowfast_ray/data/recording_files.py", "slowfast_ray/data/synthetic.py"},
     "pytorchvideo": {"slowfast_ray/model/slowfast.py"},
     "torchvision": set(),
     "mlflow": {"slowfast_ray/running/tracking"},
@@ -58,11 +58,17 @@ DOORS = {
         "slowfast_ray/running/converting.py",
         "benchmarks/",
     },
-    "ray": {"slowfast_ray/running/", "search_spaces/", "benchmarks/searchers"},
+    "ray": {"slowfast_ray/running/", "search_spaces/", "benchmarks/searchers", "benchmarks/scaling.py"},
     "pickle": {"slowfast_ray/model/pretrained_caffe2.py"},
     "cloudpickle": set(),
     "onnxruntime": {"slowfast_ray/running/exported_programs.py", "benchmarks/predicting.py"},
-    "psutil": {"slowfast_ray/running/system_metrics.py"},
+    "psutil": {
+        "slowfast_ray/running/system_metrics.py",
+        "slowfast_ray/running/machines.py",
+        "slowfast_ray/running/pulse.py",
+        "slowfast_ray/running/process_group.py",
+        "benchmarks/driver_playing.py",
+    },
     "sqlalchemy": {"slowfast_ray/running/tracking_database.py", "cluster/mlflow_server.py"},
 }
 """Guests, and the files or folders that may let them in."""

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.experiment import Experiment
+from slowfast_ray.experiment import OF_THE_PLACE, Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import provenance, storage
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.mirror import Mirror
 
 BEGUN_AS = "experiment.json"
 """In a run's folder: the experiment that it began as."""
@@ -28,9 +29,7 @@ def check_same(experiment: Experiment, objective: str | None, folder: Path, data
     newest = checkpoint.newest(folder)
     if newest is not None:
         before["metric"], now["metric"] = checkpoint.read_progress(newest).objective, objective
-    # Where a run is written, and how many processes share it, may change; what is learnt may not.
-    free = ("run.storage", "run.tracking_uri", "run.num_workers")
-    changed = [name for name in now if now[name] != before[name] and name not in free]
+    changed = [name for name in now if now[name] != before[name] and name not in OF_THE_PLACE]
     if changed:
         shown = ", ".join(f"`{name}` (={now[name]}, was {before[name]})" for name in changed)
         raise ValueError(
@@ -98,11 +97,12 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.rename(path)
 
 
-def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None:
-    """Raises unless `folder` is free and can be made, or, to resume, holds a run that began."""
+def check_home(home: Mirror, *, resume: bool, is_search: bool = False) -> None:
+    """Raises ValueError unless a run's place is free and can be made, or, to resume, holds a run that began."""
+    folder = home.folder
     if resume:
         if not (folder / BEGUN_AS).is_file():
-            raise ValueError(f"There is nothing to resume: {folder} holds no run; leave out --resume.")
+            raise ValueError(f"There is nothing to resume: {home.place} holds no run; leave out --resume.")
         if (folder / SEARCH).is_file() != is_search:
             holds, other = ("a single run", "train_thermal.py") if is_search else ("a search", "tune_thermal.py")
             raise ValueError(f"{folder} holds {holds}, which {other} resumes; choose another name.")
@@ -112,7 +112,14 @@ def check_folder(folder: Path, *, resume: bool, is_search: bool = False) -> None
                 f"{study}, which knows what the trials in {folder} are, is gone or empty; restore it, or search again "
                 "under another name."
             )
+    elif home.exists():
+        raise ValueError(f"{home.place} exists, and nothing is overwritten; choose another --name.")
     elif folder.exists():
-        raise ValueError(f"{folder} exists, and nothing is overwritten; choose another --name.")
+        raise ValueError(
+            f"{folder} is left of a run that {home.url} does not hold; remove it, or choose another --name."
+        )
+    if home.url:
+        home.check_writable()
+        return
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     storage.check_writable(existing, "run.storage")

@@ -1,4 +1,7 @@
-"""Joins the Ray cluster that RAY_ADDRESS names, or starts Ray on this machine; and says what fits on it at once."""
+"""Joins a Ray cluster, with this project's code for its machines, or starts Ray on this machine.
+
+Which one: `run.address`, else the variable RAY_ADDRESS, which `ray job submit` sets, else this machine.
+"""
 
 import logging
 import os
@@ -7,18 +10,27 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import ray
-import torch
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import AuthenticationError, RaySystemError, RpcError
 
-from slowfast_ray.running.preflight import RefusedError
+from slowfast_ray.experiment import RunConfig
+from slowfast_ray.running import machines, slots
+from slowfast_ray.running.refusals import RefusedError
+from slowfast_ray.running.slots import Machines, Slots
 
 log = logging.getLogger(__name__)
 
-MAX_CPU_TRIALS = 4
-"""Trials at once without a GPU, unless told otherwise: a searcher learns from finished trials, so more of them at once
-means that each is chosen with less knowledge."""
+SHIPPED = ("slowfast_ray", "search_spaces")
+"""Packages that every machine of a joined cluster gets as they are here, whatever is installed there."""
+
+SECONDS_TO_ANSWER = 10.0
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,55 +48,113 @@ _ON_ONE_MACHINE = {
 }
 
 
-@dataclass(frozen=True)
-class Slots:
-    """How a search shares the machines."""
-
-    num_concurrent: int
-    """Trials at once."""
-    cpus_per_worker: int
-    gpus_per_worker: int
-
-    def __str__(self) -> str:
-        what = "1 GPU" if self.gpus_per_worker else f"{self.cpus_per_worker} CPU core(s)"
-        return f"{self.num_concurrent} trial(s) at once, {what} a worker"
+def address_of(run: RunConfig | None = None) -> str | None:
+    """The cluster to join; None where Ray is started on this machine."""
+    named = run.address if run is not None else None
+    return named or os.environ.get("RAY_ADDRESS") or None
 
 
-def joined_has_gpu() -> bool:
-    """Whether the cluster that RAY_ADDRESS names, if any, has a GPU."""
-    if not os.environ.get("RAY_ADDRESS"):
+def has_gpu(address: str | None) -> bool:
+    """Whether the cluster at `address`, or that RAY_ADDRESS names, has a GPU, or may have one."""
+    if not address and address_of() is None:
         return False
-    with connected(num_workers=1, verbose=False):
-        return ray.cluster_resources().get("GPU", 0) > 0
+    with connected(RunConfig(address=address), verbose=False):
+        found = machines.joined()
+    return any(each.gpus >= 1 for each in (*found.now, *found.most))
 
 
 @contextmanager
-def connected(*, num_workers: int, verbose: bool) -> Iterator[None]:
-    """Ray for the duration of the block; where the caller has connected already, that Ray is used and left running."""
+def connected(run: RunConfig, *, verbose: bool) -> Iterator[None]:
+    """Ray for the duration of the block; where the caller has connected already, that Ray is used and left running.
+
+    Raises RefusedError where the cluster cannot be joined.
+    """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = address_of(run)
     for name, value in ({} if verbose else _QUIET).items():
         os.environ.setdefault(name, value)
     options = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
     if address:
-        ray.init(address=address, **options)
+        _join(address, options, verbose=verbose)
     else:
-        for name, value in _ON_ONE_MACHINE.items():
-            os.environ.setdefault(name, value)
-        if num_workers > 1:
-            # Ray Train frees the resources of a stopped trial only where its cleaner finds the dashboard, and with
-            # several Rays on a machine it must be told which.
-            port = _free_port()
-            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-            options |= {"dashboard_port": port}
-        ray.init(address="local", include_dashboard=num_workers > 1, **options)
+        _start(run.num_workers, options)
     end_by_sigterm_as_by_ctrl_c()  # Ray has just put its own handler there, which leaves without a word
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def joined(run: RunConfig, *, verbose: bool) -> Iterator[None]:
+    """`connected` where there is a cluster to join; on this machine alone Ray is started later, by whoever needs it."""
+    if address_of(run) is None:
+        yield
+        return
+    with connected(run, verbose=verbose):
+        yield
+
+
+def _start(num_workers: int, options: dict[str, Any]) -> None:
+    """Ray on this machine, with a dashboard where worker groups need it."""
+    for name, value in _ON_ONE_MACHINE.items():
+        os.environ.setdefault(name, value)
+    if num_workers > 1:
+        # Ray Train frees the resources of a stopped trial only where its cleaner finds the dashboard, and with
+        # several Rays on a machine it must be told which.
+        port = _free_port()
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        options |= {"dashboard_port": port}
+    ray.init(address="local", include_dashboard=num_workers > 1, **options)
+
+
+def _join(address: str, options: dict[str, Any], *, verbose: bool) -> None:
+    if address.startswith("ray://"):
+        raise RefusedError(
+            f"`run.address` (={address}) is that of Ray Client, through which a search ends with this process; submit "
+            "it instead: ray job submit --address http://HEAD:8265 -- python experiments/tune_thermal.py ..."
+        )
+    runtime: dict[str, Any] = {"env_vars": {} if verbose else dict(_QUIET)}
+    if "py_modules" not in os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, ""):
+        runtime["py_modules"] = [os.fspath(_folder_of(name)) for name in SHIPPED]
+    try:
+        _knock(address)
+        ray.init(address=address, runtime_env=runtime, **options)
+    except AuthenticationError as error:
+        raise RefusedError(
+            f"The cluster at {address} does not take the token of this process: {_first_line(error)} It is what "
+            "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds, and must be the one that the cluster was "
+            "started with; RAY_AUTH_MODE=token turns it on."
+        ) from error
+    except (OSError, RpcError, RaySystemError, RuntimeError, ValueError) as error:
+        raise RefusedError(
+            f"`run.address` (={address}) cannot be joined: {_first_line(error)} A search runs on a machine of its "
+            "cluster; from elsewhere: ray job submit --address http://HEAD:8265 -- python experiments/tune_thermal.py"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens, and AuthenticationError for a wrong token: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # `auto`, or what Ray says more of
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER):
+        pass
+    ensure_token_if_auth_enabled(create_token_if_missing=False)
+    GcsClient(address=address).internal_kv_exists(b"CLUSTER_METADATA", namespace=b"cluster")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0].rstrip(".") + "."
+
+
+def _folder_of(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None, f"{package} is installed, or the script would not run"
+    assert spec.submodule_search_locations
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def end_by_sigterm_as_by_ctrl_c() -> None:
@@ -96,47 +166,19 @@ def end_by_sigterm_as_by_ctrl_c() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def slots(*, num_workers: int, max_concurrent: int | None) -> Slots:
-    """How many trials of `num_workers` workers run at once on the connected cluster, and what each worker gets.
+def slots_for(run: RunConfig, max_concurrent: int | None) -> tuple[Slots, Machines]:
+    """What each worker of trials gets on the connected Ray, or will on this machine, and the machines that there are.
 
-    Raises RefusedError where not even one fits.
+    Raises RefusedError where not even one trial fits.
     """
-    resources = ray.cluster_resources()
-    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    return _share(num_gpus, num_cpus, num_workers=num_workers, max_concurrent=max_concurrent)
+    found = machines.joined() if ray.is_initialized() else machines.here()
+    return slots.share(run, found, max_concurrent), found
 
 
-def size() -> str:
-    """Of the connected cluster, for people: 2 node(s), 16 CPUs, 2 GPUs."""
-    resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
-    return f"{len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
-
-
-def check_fits(*, num_workers: int, max_concurrent: int | None) -> None:
+def check_fits(run: RunConfig, max_concurrent: int | None) -> None:
     """Raises RefusedError, without starting Ray, where this machine is too small; a cluster is asked once joined."""
-    if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
-        num_gpus, num_cpus = torch.cuda.device_count(), os.cpu_count() or 1
-        _share(num_gpus, num_cpus, num_workers=num_workers, max_concurrent=max_concurrent)
-
-
-def _share(num_gpus: int, num_cpus: int, *, num_workers: int, max_concurrent: int | None) -> Slots:
-    kind, available = ("GPUs", num_gpus) if num_gpus else ("CPU cores", num_cpus)
-    fitting = available // num_workers
-    if fitting < 1:
-        raise RefusedError(
-            f"`run.num_workers` (={num_workers}) needs as many {kind}, but there are {available}; try {available}."
-        )
-    if max_concurrent is not None and max_concurrent > fitting:
-        raise RefusedError(
-            f"`search.max_concurrent` (={max_concurrent}) with `run.num_workers` (={num_workers}) needs "
-            f"{max_concurrent * num_workers} {kind}, but there are {available}; try {fitting}."
-        )
-    num_concurrent = max_concurrent or (fitting if num_gpus else min(fitting, MAX_CPU_TRIALS))
-    return Slots(
-        num_concurrent=num_concurrent,
-        cpus_per_worker=max(1, num_cpus // (num_concurrent * num_workers)),
-        gpus_per_worker=1 if num_gpus else 0,
-    )
+    if address_of(run) is None and not ray.is_initialized():
+        slots.share(run, machines.here(), max_concurrent)
 
 
 def _free_port() -> int:

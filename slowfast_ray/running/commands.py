@@ -15,12 +15,14 @@ import torch
 import tyro
 from rich.console import Console
 
+from slowfast_ray.data import remote
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.config import ModelConfig
-from slowfast_ray.running import begun, cluster
+from slowfast_ray.running import begun, cluster, mirror, sending
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.flags import PRESETS, Preset, TrainFlags, TuneFlags
+from slowfast_ray.running.mirror import Mirror
 
 EXIT_SERIOUS = 1
 """Of a strict audit that found what makes figures mislead."""
@@ -113,7 +115,9 @@ def _preset_of(arguments: Sequence[str]) -> Preset:
     """The preset decides the defaults that --help shows, so it is read before the other flags."""
     value = _value_of("--preset", arguments)
     if value is None:
-        return "gpu" if torch.cuda.is_available() or cluster.joined_has_gpu() else "laptop"
+        return (
+            "gpu" if torch.cuda.is_available() or cluster.has_gpu(_value_of("--run.address", arguments)) else "laptop"
+        )
     if value not in PRESETS:
         raise ValueError(f"`--preset` (={value!r}) must be one of {', '.join(PRESETS)}.")
     return value
@@ -131,11 +135,12 @@ def _resumed(arguments: Sequence[str]) -> tuple[Path, Experiment, SearchConfig] 
         raise ValueError(f"`name` is that of --resume (={name}), which goes on under its own; leave --name out.")
     if "/" in name:
         raise ValueError(f"`resume` (={name}) is a name, not a path; try {Path(name).name}.")
-    folder = Path(_value_of("--run.storage", arguments) or LAPTOP.run.storage, name)
-    begun.check_folder(folder, resume=True, is_search=True)
+    home = _home_of(_value_of("--run.storage", arguments) or LAPTOP.run.storage, name)
+    begun.check_home(home, resume=True, is_search=True)
+    folder = home.folder
     experiment = Experiment.from_json((folder / begun.BEGUN_AS).read_text(encoding="utf-8"))
-    # It may have been moved or copied since.
-    experiment = experiment.override({"run.storage": os.fspath(folder.parent.absolute())})
+    if not home.url:  # it may have been moved or copied since
+        experiment = experiment.override({"run.storage": os.fspath(folder.parent.absolute())})
     return folder, experiment, begun.read_search(folder)
 
 
@@ -147,10 +152,22 @@ def _model_of(experiment: Experiment, arguments: Sequence[str]) -> ModelConfig:
     weights = _value_of("--model.weights", arguments)
     if weights is None:
         return experiment.model
-    folder = Path(_value_of("--run.storage", arguments) or experiment.run.storage, _value_of("--name", arguments) or "")
-    if "--resume" in arguments and (folder / begun.BEGUN_AS).is_file():
-        return Experiment.from_json((folder / begun.BEGUN_AS).read_text(encoding="utf-8")).model
+    if "--resume" in arguments:
+        storage = _value_of("--run.storage", arguments) or experiment.run.storage
+        folder = _home_of(storage, _value_of("--name", arguments) or "").folder
+        if (folder / begun.BEGUN_AS).is_file():
+            return Experiment.from_json((folder / begun.BEGUN_AS).read_text(encoding="utf-8")).model
+    if remote.is_url(weights):
+        here = pretrained.architecture(remote.fetched_weights(weights), experiment.model)
+        return replace(here, weights=weights)
     return pretrained.architecture(Path(weights).expanduser(), experiment.model)
+
+
+def _home_of(storage: str, name: str) -> Mirror:
+    """Where a run that goes on keeps its files; what is at a URL is brought."""
+    home = mirror.of(storage, name, "driver")
+    sending.bring(home)
+    return home
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

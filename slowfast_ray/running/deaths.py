@@ -5,15 +5,28 @@ import re
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import counts
 from slowfast_ray.running.measuring import share_of
+from slowfast_ray.running.pulse import HUNG
 from slowfast_ray.running.tracking import State
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|Cannot allocate memory|std::bad_alloc")
 _KILLED = re.compile(r"ActorDiedError|RayActorError|WorkerCrashedError|The actor died|The actor is dead")
-_LOST = re.compile(r"NodeDiedError|its node has died|node failure|preempt", re.IGNORECASE)
+_LOST = re.compile(r"NodeDiedError|its node has died|node failure|ActorUnavailableError|preempt", re.IGNORECASE)
+
+
+_PREEMPTED = re.compile(r"PreemptedError")
+
+
+def is_lost(error: str) -> bool:
+    """Whether its machine went away, of which no trial is guilty."""
+    return bool(_LOST.search(error)) and not error.startswith(HUNG)
 
 
 def reason_of(error: str) -> str:
     """A traceback in a sentence."""
+    if error.startswith(HUNG):
+        return error.removeprefix(f"{HUNG}: ")
+    if _PREEMPTED.search(error):
+        return "its machine is called back, and it was saved"
     if _LOST.search(error):
         return "its machine went away"
     if _OUT_OF_MEMORY.search(error):
@@ -34,7 +47,7 @@ def after(error: str, experiment: Experiment, history: list[dict[str, float]]) -
     Where memory was or may have been short, with the next smaller number of clips at once.
     """
     may_lack_memory = _OUT_OF_MEMORY.search(error) or _KILLED.search(error)
-    if not may_lack_memory or _LOST.search(error):
+    if not may_lack_memory or _LOST.search(error) or error.startswith(HUNG):
         return experiment, ""
     share = share_of(experiment)
     at_once = int(history[-1][counts.TRAIN_MICRO_BATCH]) if history else experiment.learning.micro_batch or share

@@ -110,6 +110,20 @@ class AuditFlags:
 
 
 @dataclass(frozen=True)
+class FetchFlags:
+    """What to fetch, and where to."""
+
+    url: tyro.conf.Positional[str]
+    """Of a run, a search or a trial: s3://BUCKET/runs/NAME or gs://BUCKET/runs/NAME."""
+
+    folder: tyro.conf.Positional[Path]
+    """To be made on this machine [path]."""
+
+    verbose: bool = False
+    """Show the logs."""
+
+
+@dataclass(frozen=True)
 class SyncFlags:
     """Where to look for what MLflow missed."""
 

@@ -1,13 +1,12 @@
 """A run over the workers of a Ray Train group: each calls worker.train() on its share of every batch."""
 
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
@@ -16,9 +15,11 @@ from ray.util.queue import Queue
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import cluster, worker
-from slowfast_ray.running.cluster import Slots
+from slowfast_ray.running import cluster, mirror, node_check, node_frames, worker
 from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.process_group import OverRaysNetwork
+from slowfast_ray.running.pulse import Watch, beating
+from slowfast_ray.running.supplies import Supplies
 from slowfast_ray.running.wiring import Place
 from slowfast_ray.running.worker import Row
 
@@ -28,9 +29,9 @@ PLACEMENT_GROUP = "placement_group"
 
 def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: bool) -> None:
     """Trains one run over a group of its own; `note` sees the row of every epoch as it comes, in another thread."""
-    num_workers = ready.experiment.run.num_workers
-    with cluster.connected(num_workers=num_workers, verbose=verbose):
-        slots = cluster.slots(num_workers=num_workers, max_concurrent=1)
+    with cluster.connected(ready.experiment.run, verbose=verbose):
+        slots, _ = cluster.slots_for(ready.experiment.run, max_concurrent=1)
+        node_check.check(ready)
         rows: Queue = Queue()
 
         def consume() -> None:
@@ -40,7 +41,9 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
         consumer = threading.Thread(target=consume, name="rows")
         consumer.start()
         try:
-            train(ready.experiment, ready.folder, objective, slots, [ForwardRows(rows)])
+            with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
+                supplies = Supplies(slots, watch.pulse, readers)
+                train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)])
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from leaving
         finally:
@@ -59,22 +62,37 @@ class ForwardRows(UserCallback):
         self._rows.put(metrics[0])
 
 
+class TellOfRestarts(UserCallback):
+    """Tells the driver that a worker broke off; lives in Ray Train's controller."""
+
+    def __init__(self, pulse: ActorHandle[Any], name: str) -> None:
+        self._pulse, self._name = pulse, name
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called before the workers start again, or the run ends."""
+        errors = "\n".join(f"{type(error).__name__}: {error}" for error in worker_exceptions.values())
+        self._pulse.restarted.remote(self._name, errors)
+
+
 def train(
     experiment: Experiment,
-    folder: Path,
+    name: str,
     objective: str,
-    slots: Slots,
+    supplies: Supplies,
     callbacks: list[UserCallback],
     *,
     replay: bool = False,
 ) -> None:
     """Trains one run over a group of workers; a broken group starts once more from the newest checkpoint.
 
-    `folder` must be one that all workers see, and is where Ray Train keeps its own notes as well. `replay` as in
+    `name` is that of its folder in the storage, where Ray Train keeps its own notes as well. `replay` as in
     worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
     """
 
+    storage, slots, pulse = experiment.run.storage, supplies.slots, supplies.pulse
+
     def train_share(_: dict[str, Any]) -> None:
+        home = mirror.of(storage, name, "worker")
         context = ray.train.get_context()
         group = ray.get_runtime_context().get_placement_group_id()
         device = get_device()
@@ -84,28 +102,37 @@ def train(
             num_workers=context.get_world_size(),
             device=device,
             num_threads=slots.cpus_per_worker,
+            gpu_share=slots.gpus_per_worker,
         )
-        worker.train(
-            experiment,
-            folder,
-            objective,
-            lambda row: ray.train.report({**row, PLACEMENT_GROUP: group}),
-            place,
-            replay=replay,
-        )
+        node_frames.take(supplies.readers, experiment.data)
+        with beating(pulse, name, place.rank, experiment.run.hang_timeout_min) as line:
+            worker.train(
+                experiment,
+                home.folder,
+                objective,
+                lambda row: ray.train.report({**row, PLACEMENT_GROUP: group}),
+                place,
+                replay=replay,
+                url=home.url,
+                on_batch=line.get_on,
+                must_leave=line.must_leave,
+            )
 
     trainer = TorchTrainer(
         train_share,
         train_loop_config={},
+        torch_config=OverRaysNetwork(timeout_s=round(experiment.run.hang_timeout_min * 60)),
         scaling_config=ScalingConfig(
             num_workers=experiment.run.num_workers,
             use_gpu=slots.gpus_per_worker > 0,
-            resources_per_worker={"CPU": slots.cpus_per_worker, "GPU": slots.gpus_per_worker},
+            resources_per_worker=slots.resources(),
+            # On one machine where that holds them all.
+            placement_strategy="PACK",
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=os.fspath(folder),
-            callbacks=callbacks,
+            storage_path=f"{storage}/{name}",
+            callbacks=[*callbacks, TellOfRestarts(pulse, name)],
             failure_config=FailureConfig(max_failures=1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

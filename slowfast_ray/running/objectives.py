@@ -27,12 +27,12 @@ def check(names: Sequence[str]) -> None:
         )
 
 
-def value(history: Sequence[dict[str, float]], name: str, *, smooth_epochs: int, num_workers: int) -> float:
+def value(history: Sequence[dict[str, float]], name: str, *, smooth_epochs: int, num_devices: float) -> float:
     """An objective after the epochs of `history`, at least one: a cost in sum, anything else as the mean over the last
     `smooth_epochs`.
     """
     if name == GPU_SECONDS:
-        return num_workers * sum(metrics[counts.EPOCH_SECONDS] for metrics in history)
+        return num_devices * sum(metrics[counts.EPOCH_SECONDS] for metrics in history)
     newest = [metrics[name] for metrics in history[-smooth_epochs:]]
     return sum(newest) / len(newest)
 

@@ -4,7 +4,6 @@ Both ways do the same with each recording; what fails for one is told, and costs
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import torch
 from ray.exceptions import RayError
 
 from slowfast_ray.data import recordings
+from slowfast_ray.experiment import RunConfig
 from slowfast_ray.running import cluster, prediction_truths, windows
 from slowfast_ray.running.predicting import Predictor
 from slowfast_ray.running.prediction_plan import Plan
@@ -56,7 +56,7 @@ def run(plan: Plan, *, verbose: bool, on_windows: Callable[[int], None] = lambda
     Side by side on the cluster that RAY_ADDRESS names; without one, as soon as that is quicker than one by one.
     """
     left = plan.recordings
-    if not os.environ.get("RAY_ADDRESS"):
+    if cluster.address_of() is None:
         started = time.monotonic()
         for done in one_by_one(plan, on_windows):
             yield done
@@ -66,7 +66,7 @@ def run(plan: Plan, *, verbose: bool, on_windows: Callable[[int], None] = lambda
             if is_worth_it and time.monotonic() - started > PATIENCE_S:
                 break
     if left:
-        with cluster.connected(num_workers=1, verbose=verbose):
+        with cluster.connected(RunConfig(), verbose=verbose):
             yield from side_by_side(replace(plan, recordings=left), verbose=verbose)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from slowfast_ray.data import audit, baselines, dataset
+from slowfast_ray.data import audit, baselines, dataset, remote
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
@@ -16,7 +16,9 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import begun, data_facts, scores, tracking, wiring
+from slowfast_ray.running import begun, data_facts, mirror, scores, sending, tracking, wiring
+from slowfast_ray.running.mirror import Mirror
+from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.scores import Score
 from slowfast_ray.running.tracking import InUseError, Tracker
 
@@ -26,17 +28,13 @@ WEIGHTS = "weights.json"
 log = logging.getLogger(__name__)
 
 
-class RefusedError(ValueError):
-    """What can only be refused at the start itself: a folder taken meanwhile, or a cluster that is too small."""
-
-
 @dataclass(frozen=True)
 class Ready:
     """An experiment that can start: paths absolute, classes known, store answering."""
 
     name: str
     experiment: Experiment
-    folder: Path
+    home: Mirror
     """Where this run or search keeps its files; does not exist yet, unless it is resumed."""
     data: Dataset
     findings: tuple[Finding, ...]
@@ -45,6 +43,11 @@ class Ready:
     """What no network is needed for."""
     weights: Report | None = None
     """What is taken of the weights that training starts from; None from scratch, and where a run goes on."""
+
+    @property
+    def folder(self) -> Path:
+        """Of this machine, where the driver writes."""
+        return self.home.folder
 
     def warnings(self) -> list[str]:
         """What a user should know before they trust the result, and settings that do nothing."""
@@ -152,8 +155,6 @@ def _check(
                 f"one of {', '.join(valid)}."
             )
     check_against(experiment, data)
-    if "://" in experiment.run.storage:
-        raise ValueError(f"`run.storage` (={experiment.run.storage}) must be a folder, not a URL; mount it first.")
     if widest_window is not None and "?" in experiment.run.storage:
         raise ValueError(
             f"`run.storage` (={experiment.run.storage}) must not hold '?', which SQLite takes for its own."
@@ -163,32 +164,40 @@ def _check(
             f"`run.storage` (={experiment.run.storage}) must not hold both kinds of quotes: MLflow could not be asked "
             "for its runs."
         )
-    storage = Path(experiment.run.storage).expanduser().absolute()
-    folder = storage / name
-    begun.check_folder(folder, resume=resume, is_search=widest_window is not None)
+    storage = experiment.run.storage
+    if remote.is_url(storage):
+        remote.open_url(storage, "run.storage")
+    else:
+        storage = os.fspath(Path(storage).expanduser().absolute())
+    home = mirror.of(storage, name, "driver")
+    if resume:
+        sending.bring(home)
+    begun.check_home(home, resume=resume, is_search=widest_window is not None)
     uri = tracking.resolve_uri(experiment.run.tracking_uri)
-    root = None if experiment.data.root is None else os.fspath(data.root)
+    root = experiment.data.root
+    if root is not None and not remote.is_url(root):
+        root = os.fspath(data.root)
     weights = experiment.model.weights
-    if weights is not None:
+    if weights is not None and not remote.is_url(weights):
         weights = os.fspath(Path(weights).expanduser().absolute())
     experiment = experiment.override(
-        {"data.root": root, "model.weights": weights, "run.storage": os.fspath(storage), "run.tracking_uri": uri}
+        {"data.root": root, "model.weights": weights, "run.storage": storage, "run.tracking_uri": uri}
     )
     tracking.check(uri)
     return Ready(
         name=name,
         experiment=experiment,
-        folder=folder,
+        home=home,
         data=data,
         findings=audit.of_dataset(data, widest_window),
         baselines=scores.of_baselines(data.config),
-        weights=None if checkpoint.newest(folder) else _check_weights(experiment, data),
+        weights=None if checkpoint.newest(home.folder) else _check_weights(experiment, data),
     )
 
 
 def _check_weights(experiment: Experiment, data: Dataset) -> Report | None:
     """Reads the weights as training will. Raises ValueError where they do not fit."""
-    config = experiment.model
+    config = wiring.weights_here(experiment.model)
     if config.weights is None:
         return None
     return pretrained.fit(pretrained.read(config.weights), config, data.classes, partial=config.weights_partial).report
@@ -198,7 +207,7 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
     """Raises ValueError where the dataset is too small for a batch or for the workers, or the device cannot compute as
     asked; what the machines of a cluster can do is asked there.
     """
-    if not os.environ.get("RAY_ADDRESS"):
+    if not (experiment.run.address or os.environ.get("RAY_ADDRESS")):
         check_precision(experiment.learning, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size, num_workers = experiment.learning.batch_size, experiment.run.num_workers
     if batch_size > len(data.train):

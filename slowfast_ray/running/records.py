@@ -5,13 +5,25 @@ from collections.abc import Mapping
 
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, data_facts, deaths, jobs, logs, objectives, scores, trainer, worker
-from slowfast_ray.running.cluster import Slots
+from slowfast_ray.learning import checkpoint, checksums
+from slowfast_ray.running import (
+    begun,
+    data_facts,
+    deaths,
+    jobs,
+    logs,
+    node_check,
+    objectives,
+    scores,
+    trainer,
+    worker,
+)
+from slowfast_ray.running.boards import Board
 from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.jobs import Board
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
+from slowfast_ray.running.sending import Sender
+from slowfast_ray.running.slots import Slots
 from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.trials import Trial
 from slowfast_ray.running.worker import Row
@@ -28,8 +40,18 @@ DEVICE_SECONDS = "cost/device_seconds"
 class Records:
     """The trainings of a search, by their names, each a child of the search's run in MLflow."""
 
-    def __init__(self, ready: Ready, config: SearchConfig, tracker: Tracker, run: RunHandle, view: SearchView) -> None:
+    def __init__(
+        self,
+        ready: Ready,
+        config: SearchConfig,
+        tracker: Tracker,
+        run: RunHandle,
+        view: SearchView,
+        sender: Sender | None = None,
+    ) -> None:
         self.ready, self.config, self.tracker, self.run, self.view = ready, config, tracker, run, view
+        self.sender = sender or Sender(ready.home)
+        self._stripped: set[str] = set()
         self._trials: dict[str, Trial] = {}
         self._devices: dict[str, str] = {}
 
@@ -81,8 +103,15 @@ class Records:
         self.tracker.set_tags(trial.run, {"slowfast_ray.retried": why[:4000]})
         return trial.experiment
 
+    def note_restart(self, name: str, error: str) -> None:
+        """The workers of a training broke off, and start again from its newest checkpoint."""
+        trial, why = self._trials[name], deaths.reason_of(error)
+        self.view.say(f"{name}: {why}; its workers start again after epoch {trial.epoch}.")
+        self.tracker.set_tags(trial.run, {"slowfast_ray.retried": why[:4000]})
+
     def catch_up(self, trial: Trial) -> None:
         """A worker may be an epoch ahead of the rows that arrived; its checkpoint knows it."""
+        self.bring(trial.name)
         newest = checkpoint.newest(self.ready.folder / trial.name)
         if newest is None:
             return
@@ -106,6 +135,7 @@ class Records:
             why,
         )
         if state in ("finished", "pruned"):
+            self.bring(trial.name)
             self._report(trial)
         kept = self.ready.folder / trial.name / logs.LOG
         if kept.is_file():
@@ -135,16 +165,38 @@ class Records:
         members = folder / begun.MEMBERS
         self.tracker.log_report(trial.run, newest, members if members.is_file() else self.ready.folder / begun.MEMBERS)
 
+    def bring(self, name: str) -> None:
+        """What a training measured, to this machine, where its worker kept it at a URL; without its weights."""
+        try:
+            self.ready.home.below(name).bring_checkpoints(without=checkpoint.HEAVY)
+        except ValueError as error:
+            log.warning("What %s measured is not here: %s", name, error)
+
+    def strip(self, name: str) -> None:
+        """Deletes the weights of a training that can't win any more; what it measured stays."""
+        if name in self._stripped:
+            return
+        self._stripped.add(name)
+        checkpoint.strip(self.ready.folder / name)
+        home = self.ready.home.below(name)
+        try:
+            for each in home.folder.glob("epoch-*"):
+                home.remove(*(f"{each.name}/{file}" for file in checkpoint.HEAVY))
+                home.send(f"{each.name}/{checksums.CHECKSUMS}")
+        except ValueError as error:
+            log.warning("The weights of %s stay: %s", name, error)
+
     def train(self, board: Board, slots: Slots, *, verbose: bool) -> None:
         """Runs the jobs of `board`, which records them here; however that ends, all of them are closed."""
         try:
-            with self.view:
+            with self.view, node_check.newcomers(self.ready, self.view.say):
                 jobs.run(
                     board,
-                    self.ready.folder,
+                    self.ready.name,
                     objective=self.config.best_epoch_by,
-                    num_workers=self.ready.experiment.run.num_workers,
                     slots=slots,
+                    data=self.ready.data,
+                    hang_timeout_min=self.ready.experiment.run.hang_timeout_min,
                     max_failures=self.config.max_failures,
                     verbose=verbose,
                 )

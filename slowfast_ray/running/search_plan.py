@@ -15,8 +15,8 @@ from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.search_space import Drawable, Space
 from slowfast_ray.running.wiring import Place
 
-CHECKPOINTS_A_TRIAL = 3
-"""The newest, the best, and the one that is being written."""
+CHECKPOINTS_A_TRIAL = 4
+"""The newest two, the best, and the one that is being written."""
 
 
 def show(ready: Ready, space: Space, config: SearchConfig, *, measured: bool) -> None:
@@ -46,14 +46,17 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
     endings = search_rules.endings_of(ready)
     num_ended = sum(ending is not None for ending in endings)
     num_left = max(config.num_trials, len(endings)) - num_ended
+    own, found = cluster.slots_for(experiment.run, config.max_concurrent)
     total = num_left * expected_epochs(rungs, num_epochs)
     known = f", of which {len(endings)} have begun and {num_ended} have ended" if endings else ""
-    found = [
+    lines = [
         (
             "trials",
             f"{config.num_trials} by {config.sampler}, the experiment itself first, for {config.objectives}{known}",
         ),
         ("space", ", ".join(space.distributions)),
+        ("machines", str(found)),
+        ("slots", own.described(found)),
         ("stopping", _stopping(config, rungs, experiment, space)),
         ("epochs", f"about {total:.0f}, of {num_left * num_epochs} if no trial were stopped early"),
     ]
@@ -61,7 +64,7 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
         num_folds, num_seeds = winner.num_folds(ready), winner.num_seeds(ready, config)
         runs = winner.num_runs(ready, config)
         num_done = sum(checkpoint.path(each, num_epochs).is_dir() for each in ready.folder.glob("finalist-*"))
-        found.append(
+        lines.append(
             (
                 "finalists",
                 f"{config.finalists}, tied ones and the experiment itself, over {num_seeds} seed(s) x {num_folds} "
@@ -70,12 +73,16 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
             )
         )
         total += max(0, runs - num_done) * num_epochs
-    found.append(
-        ("disk", f"at most about {_disk_bytes(ready, config) / 2**20:.0f} MB of checkpoints in {ready.folder}")
+    lines.append(
+        (
+            "disk",
+            f"at most about {_disk_bytes(ready, config, own.num_concurrent(found)) / 2**20:.0f} MB of checkpoints in "
+            f"{ready.home.place}",
+        )
     )
     if measured:
-        found.append(("time", _time(experiment, total, config)))
-    return found
+        lines.append(("time", _time(experiment, total, config)))
+    return lines
 
 
 def expected_epochs(rungs: list[int], num_epochs: int) -> float:
@@ -100,12 +107,11 @@ def _stopping(config: SearchConfig, rungs: list[int], experiment: Experiment, sp
     return f"at epoch {shown} of {num_epochs}, the best 1 in {pruning.REDUCTION:g} of those so far go on"
 
 
-def _disk_bytes(ready: Ready, config: SearchConfig) -> float:
+def _disk_bytes(ready: Ready, config: SearchConfig, at_once: int) -> float:
     experiment = ready.experiment
     # Weights, the average or the weights that train, and the optimiser's state; two numbers a weight for adamw.
     copies = 1 + (experiment.learning.ema_decay > 0) + (2 if experiment.learning.optimizer == "adamw" else 1)
     each = 4 * copies * needs.cost_of(experiment).num_parameters
-    at_once = config.max_concurrent or cluster.MAX_CPU_TRIALS
     num_kept = max(1, config.finalists) + len(config.names) - 1
     if config.finalists:  # and one of each finalist, ties and the experiment itself among them
         num_kept += 2 * config.finalists + 1 + config.train_winner

@@ -19,7 +19,7 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.experiment import Experiment
+from slowfast_ray.experiment import OF_THE_PLACE, Experiment
 from slowfast_ray.running import preflight, suggesting
 from slowfast_ray.running.suggesting import Distributions, Suggest
 
@@ -34,7 +34,7 @@ NUM_DRAWN = 300
 """Samples by which a function is checked, and its parameters are found."""
 NOT_SEARCHED = (
     "data.root", "data.split", "data.fold", "data.num_folds", "data.split_seed", "data.purge_window", "data.labels",
-    "data.ties", "model.num_classes", "model.weights", "run.num_workers", "run.storage", "run.tracking_uri",
+    "data.ties", "model.num_classes", "model.weights", *OF_THE_PLACE,
 )  # fmt: skip
 """Fields that belong to the search as a whole: all trials score the same validation samples."""
 BY_WEIGHTS = ("model.width", "model.depth", "model.lateral_kernel", "model.lateral_norm")

@@ -8,7 +8,7 @@ import logging
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from slowfast_ray.experiment import Experiment
+from slowfast_ray.experiment import OF_THE_PLACE, Experiment
 from slowfast_ray.running import objectives, tracking
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready
@@ -18,7 +18,7 @@ from slowfast_ray.running.tracking import TrackedTrial
 log = logging.getLogger(__name__)
 
 FINGERPRINTS = ("slowfast_ray.split_fingerprint", "slowfast_ray.dataset_fingerprint")
-FREE = ("run.storage", "run.tracking_uri", "run.num_workers", "run.seed", "model.num_classes", "learning.micro_batch")
+FREE = (*OF_THE_PLACE, "run.seed", "model.num_classes", "learning.micro_batch")
 """Fields that may differ: where and over how many processes a trial ran, and what comes from its data."""
 
 
@@ -91,7 +91,7 @@ def _as_optuna(trial: TrackedTrial, ready: Ready, space: Drawable, config: Searc
     epochs = sorted(trial.curve)
     history = [{config.metric: trial.curve[epoch]} for epoch in epochs]
     curve = {
-        epoch: objectives.value(history[: number + 1], config.metric, smooth_epochs=config.smooth_epochs, num_workers=1)
+        epoch: objectives.value(history[: number + 1], config.metric, smooth_epochs=config.smooth_epochs, num_devices=1)
         for number, epoch in enumerate(epochs)
     }
     return create_trial(

@@ -13,7 +13,7 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import deaths, preflight, search_space, worker
-from slowfast_ray.running.jobs import Job
+from slowfast_ray.running.boards import Job
 from slowfast_ray.running.records import Records
 from slowfast_ray.running.study import StorageError, Study, Suggestion, Told
 from slowfast_ray.running.tracking import State
@@ -120,6 +120,10 @@ class SearchBoard:
         """A trial raised, or its process died, and goes on."""
         return self._records.try_again(name, error)
 
+    def restarted(self, name: str, error: str) -> None:
+        """Its workers start again."""
+        self._records.note_restart(name, error)
+
     def _suggested(self) -> Suggestion | None:
         if self._waiting:
             return self._waiting.popleft()
@@ -138,6 +142,11 @@ class SearchBoard:
             self._fail(trial, "infeasible", refusal)
             return None
         self._show()
+        try:
+            self._records.sender.flush()  # what a number stands for is kept before anything is trained under it
+        except ValueError as error:
+            self.halted = str(error)
+            return None
         return Job(trial.name, trial.experiment)
 
     def _open(self, number: int, sample: dict[str, object]) -> tuple[Trial, str]:
@@ -166,6 +175,7 @@ class SearchBoard:
     def _lost(self, told: Told, trial: Trial) -> str:
         """Reads what a trial measured; gives why it cannot be read, empty where it can. Lost trials have no value."""
         folder = self._ready.folder / trial.name
+        self._records.bring(trial.name)
         newest = checkpoint.newest(folder)
         if newest is None:
             return f"{folder} holds no checkpoint any more." if told.curve or told.values else ""
@@ -202,7 +212,7 @@ class SearchBoard:
         keepers = self._keepers()
         for trial in self.trials:
             if trial not in keepers and trial.state in ("finished", "pruned", "failed"):
-                checkpoint.strip(self._ready.folder / trial.name)
+                self._records.strip(trial.name)
 
     def _keepers(self) -> Sequence[Trial]:
         """Those that may win; before one has finished, whoever came furthest."""

@@ -90,6 +90,8 @@ class Study:
         )
         self.is_single = len(higher_is_better) == 1
         self._running: dict[int, optuna.Trial] = {}
+        self._curves: dict[int, dict[int, float]] = {}
+        """Of trials that run, as the storage has them."""
         if not self.optuna.get_trials(deepcopy=False):
             self.optuna.enqueue_trial(dict(first))
 
@@ -121,9 +123,12 @@ class Study:
         if not self.is_single or not math.isfinite(value):
             return False
         trial = self._trial(number)
-        curve = self._frozen(number).intermediate_values
+        if number not in self._curves:
+            self._curves[number] = dict(self._frozen(number).intermediate_values)
+        curve = self._curves[number]
         if epoch not in curve:
             trial.report(value, epoch)
+            curve[epoch] = value
         elif epoch < max(curve):
             return False  # decided before
         return trial.should_prune()
@@ -146,6 +151,7 @@ class Study:
         else:
             self.optuna.tell(trial, state=TrialState.FAIL)
         self._running.pop(number, None)
+        self._curves.pop(number, None)
 
     def trials(self) -> list[Told]:
         """All trials that began, by number; those of a warm start are not among them."""
@@ -194,6 +200,9 @@ class Study:
         return self._running[number]
 
     def _frozen(self, number: int) -> FrozenTrial:
+        trial = self._running.get(number)
+        if trial is not None:  # to list all, Optuna reads every trial that runs from disk again, with its curve
+            return trial.storage.get_trial(trial._trial_id)
         return self.optuna.get_trials(deepcopy=False)[number]
 
     def _told(self, frozen: FrozenTrial) -> Told:

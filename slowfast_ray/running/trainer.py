@@ -8,8 +8,9 @@ import torch
 
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import begun, data_facts, logs, objectives, preflight, scores, worker
+from slowfast_ray.running import begun, cluster, data_facts, logs, objectives, preflight, scores, sending, worker
 from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.sending import Sender
 from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.wiring import Place
 from slowfast_ray.running.worker import Row
@@ -40,12 +41,15 @@ def fit(
     """Trains to the last planned epoch; `on_row` sees the row of every epoch as it comes, `on_step` every step of a
     single worker.
 
-    With one worker it trains in this process, where a debugger works. However it ends, MLflow says so.
+    With one worker on this machine it trains in this process, where a debugger works; on a cluster where it fits.
+    However it ends, MLflow says so.
     """
     experiment, folder = ready.experiment, ready.folder
-    if not resume:
+    if resume:
+        sending.wait_until_alone(ready.home)
+    else:
         preflight.claim(ready)
-    with ready.tracker() as tracker:
+    with Sender(ready.home), ready.tracker() as tracker:
         run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
         row = _fit(tracker, run, ready, objective, verbose=verbose, on_row=on_row, on_step=on_step)
     return Outcome(row=row, run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
@@ -80,13 +84,14 @@ def _fit(
     reason = ""
     try:
         tracker.log_missing_epochs(run, history)
-        if experiment.run.num_workers == 1:
+        if experiment.run.num_workers == 1 and cluster.address_of(experiment.run) is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            worker.train(experiment, folder, objective, note, Place(device=device), on_step)
+            worker.train(experiment, folder, objective, note, Place(device=device), on_step, url=ready.home.url)
         else:
             from slowfast_ray.running import group  # Ray Train takes a second to import
 
             group.fit(ready, objective, note, verbose=verbose)
+            ready.home.bring_checkpoints()
         state = "finished"
         _report(tracker, run, ready)
     except KeyboardInterrupt:
@@ -119,7 +124,7 @@ def _report(tracker: Tracker, run: RunHandle, ready: Ready) -> None:
         score = scores.of_checkpoint(ready.name, folder, ready.data)
         tracker.log_epoch(run, epoch, scores.metrics_of(score, prefix))
     seconds = objectives.value(
-        progress.history, objectives.GPU_SECONDS, smooth_epochs=1, num_workers=ready.experiment.run.num_workers
+        progress.history, objectives.GPU_SECONDS, smooth_epochs=1, num_devices=ready.experiment.run.num_devices
     )
     tracker.log_epoch(run, progress.epoch, {"cost/device_seconds": seconds})
     tracker.set_tags(run, {"slowfast_ray.device_seconds": f"{seconds:.1f}"})

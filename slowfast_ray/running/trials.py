@@ -52,10 +52,10 @@ class Trial:
 
     def curve(self, config: SearchConfig) -> dict[int, float]:
         """The first objective after each epoch."""
-        workers = self.experiment.run.num_workers
+        num_devices = self.experiment.run.num_devices
         return {
             epoch: objectives.value(
-                self.history[:epoch], config.metric, smooth_epochs=config.smooth_epochs, num_workers=workers
+                self.history[:epoch], config.metric, smooth_epochs=config.smooth_epochs, num_devices=num_devices
             )
             for epoch in range(1, self.epoch + 1)
         }
@@ -68,7 +68,7 @@ class Trial:
                 self.history,
                 name,
                 smooth_epochs=config.smooth_epochs,
-                num_workers=self.experiment.run.num_workers,
+                num_devices=self.experiment.run.num_devices,
             )
             for name in config.names
         )
@@ -76,8 +76,8 @@ class Trial:
     @property
     def gpu_seconds(self) -> float:
         """What it has cost so far; 0 before the first epoch."""
-        name, workers = objectives.GPU_SECONDS, self.experiment.run.num_workers
-        return objectives.value(self.history, name, smooth_epochs=1, num_workers=workers) if self.history else 0.0
+        name, num_devices = objectives.GPU_SECONDS, self.experiment.run.num_devices
+        return objectives.value(self.history, name, smooth_epochs=1, num_devices=num_devices) if self.history else 0.0
 
 
 def best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:

@@ -15,6 +15,7 @@ from slowfast_ray.running import (
     cluster,
     data_facts,
     logs,
+    node_check,
     objectives,
     preflight,
     scores,
@@ -24,16 +25,18 @@ from slowfast_ray.running import (
     search_space,
     search_start,
     search_summary,
+    sending,
     tracking,
     winner,
 )
-from slowfast_ray.running.cluster import Slots
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.progress import SearchView
 from slowfast_ray.running.records import DEVICE_SECONDS, FINAL_OBJECTIVE, Records
 from slowfast_ray.running.search_space import Drawable, Space
 from slowfast_ray.running.searcher import SearchBoard
+from slowfast_ray.running.sending import Sender
+from slowfast_ray.running.slots import Machines, Slots
 from slowfast_ray.running.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.trials import Trial
 from slowfast_ray.running.winner import Decision
@@ -84,7 +87,7 @@ def check(
     drawable = search_space.drawable(space)
     experiment = search_space.with_widest_window(drawable, experiment)
     search_space.check(drawable, experiment)
-    cluster.check_fits(num_workers=experiment.run.num_workers, max_concurrent=config.max_concurrent)
+    cluster.check_fits(experiment.run, config.max_concurrent)
     ready = preflight.check_search(
         experiment,
         name=name,
@@ -108,31 +111,35 @@ def search(
     With `resume`, trials that ended stay as they are, and those that ran go on from their newest checkpoints.
     """
     experiment, drawable = ready.experiment, search_space.drawable(space)
-    num_workers = experiment.run.num_workers
     started = time.monotonic()
-    with cluster.connected(num_workers=num_workers, verbose=verbose):
-        slots = cluster.slots(num_workers=num_workers, max_concurrent=config.max_concurrent)
-        if not resume:
+    with cluster.connected(experiment.run, verbose=verbose):
+        slots, found = cluster.slots_for(experiment.run, config.max_concurrent)
+        node_check.check(ready)
+        if resume:
+            sending.wait_until_alone(ready.home)
+        else:
             preflight.claim(ready, search_begun.to_json(drawable, config))
-        with search_begun.alone(ready), logs.kept_in(ready.folder):
+        with search_begun.alone(ready), Sender(ready.home) as sender, logs.kept_in(ready.folder):
             if resume:
                 search_begun.note(ready, drawable, config)
             begun.note_command(ready.folder)
             trials = search_rules.open_study(ready, drawable, config)
             with ready.tracker() as tracker:
-                run = _open(tracker, ready, drawable, config, resume=resume)
+                run = _open(tracker, ready, drawable, config, found, resume=resume)
                 view = SearchView(ready.name, config, experiment.learning.num_epochs)
-                records = Records(ready, config, tracker, run, view)
+                records = Records(ready, config, tracker, run, view, sender)
                 result = _run(records, drawable, SearchBoard(records, trials), slots, verbose=verbose)
     seconds = time.monotonic() - started
     return replace(result, num_unsent=tracker.num_unsent, run_id=run.id or "", seconds=seconds)
 
 
-def _open(tracker: Tracker, ready: Ready, space: Drawable, config: SearchConfig, *, resume: bool) -> RunHandle:
+def _open(
+    tracker: Tracker, ready: Ready, space: Drawable, config: SearchConfig, found: Machines, *, resume: bool
+) -> RunHandle:
     """The search's run in MLflow, with what it began with."""
     tags = {
         "slowfast_ray.metric": config.objectives,
-        "slowfast_ray.cluster": cluster.size(),
+        "slowfast_ray.cluster": str(found),
         tracking.NOTE: search_note.opening(ready, space, config),
         **ready.tags(),
     }
@@ -185,7 +192,7 @@ def _decision(records: Records, board: SearchBoard, slots: Slots, *, verbose: bo
         return None, ""
     shown = replace(config, num_trials=winner.num_runs(ready, config), time_budget_min=None)
     view = SearchView(f"{ready.name}, finalists", shown, ready.experiment.learning.num_epochs)
-    own = Records(ready, config, records.tracker, records.run, view)
+    own = Records(ready, config, records.tracker, records.run, view, records.sender)
     return winner.decide(own, board.trials, slots, verbose=verbose)
 
 
@@ -196,7 +203,9 @@ def _result(records: Records, board: SearchBoard, decision: Decision | None, hal
         number = decision.report.winner().number
         best = next(trial for trial in board.trials if trial.number == number)
         checkpoint_of_best = decision.checkpoint
-    files = records.ready.folder.glob("*/epoch-*/*")
+    home = records.ready.home
+    if checkpoint_of_best is not None:
+        home.below(checkpoint_of_best.parent.name).bring_checkpoints()
     return SearchResult(
         trials=board.trials,
         best=best,
@@ -206,5 +215,5 @@ def _result(records: Records, board: SearchBoard, decision: Decision | None, hal
         interrupted=not board.is_complete() and not board.is_over(),
         halted=halted,
         tracking_uri=records.tracker.uri,
-        kept_bytes=sum(file.stat().st_size for file in files),
+        kept_bytes=home.num_bytes(),
     )

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slowfast_ray.data import dataset
-from slowfast_ray.experiment import Experiment
+from slowfast_ray.experiment import OF_THE_PLACE, Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import begun, deaths, tracking, worker
-from slowfast_ray.running.cluster import Slots
+from slowfast_ray.running.boards import Job
 from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.finalists import Candidate, Finalist, Report, choose
-from slowfast_ray.running.jobs import Job
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.records import Records
+from slowfast_ray.running.slots import Slots
 from slowfast_ray.running.trials import Trial, describe
 from slowfast_ray.running.worker import Row
 
@@ -117,7 +117,7 @@ class FinalistBoard:
             self.halted = reason
         self._records.end(trial, "finished" if trial.is_finished else "failed" if verdict else "stopped", reason)
         if trial.is_finished and name not in self._kept:
-            checkpoint.strip(self._records.ready.folder / name)
+            self._records.strip(name)
         self._show()
 
     def died(self, name: str, error: str) -> None:
@@ -129,8 +129,13 @@ class FinalistBoard:
         """It raised, or its process died, and goes on."""
         return self._records.try_again(name, error)
 
+    def restarted(self, name: str, error: str) -> None:
+        """Its workers start again."""
+        self._records.note_restart(name, error)
+
     def _is_done(self, run: FinalistRun) -> bool:
         """Whether an earlier start has finished a run, which is then known."""
+        self._records.bring(run.name)
         newest = checkpoint.newest(self._records.ready.folder / run.name)
         if newest is None or not worker.is_finished(checkpoint.read_progress(newest), run.experiment):
             return False
@@ -212,6 +217,7 @@ def decide(records: Records, trials: list[Trial], slots: Slots, *, verbose: bool
 def _train(records: Records, runs: list[FinalistRun], slots: Slots, *, verbose: bool) -> str:
     """Trains what is missing; gives why not all have ended, empty where they have."""
     for run in runs:
+        records.bring(run.name)
         newest = checkpoint.newest(records.ready.folder / run.name)
         if newest is not None and not _is_of(newest, run.experiment):
             return f"{newest.parent} was trained as another experiment; move it away, or search under another name"
@@ -238,7 +244,7 @@ def _kept_of(ready: Ready, runs: list[FinalistRun], number: int) -> FinalistRun:
 def _is_of(newest: Path, experiment: Experiment) -> bool:
     """Whether a checkpoint was trained as `experiment`; where, and with how many clips at once, may differ."""
     saved = Experiment.from_json((newest / begun.BEGUN_AS).read_text(encoding="utf-8")).flatten()
-    free = ("run.storage", "run.tracking_uri", "run.num_workers", "learning.micro_batch")
+    free = (*OF_THE_PLACE, "learning.micro_batch")
     return all(saved[name] == value for name, value in experiment.flatten().items() if name not in free)
 
 

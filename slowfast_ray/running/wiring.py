@@ -1,11 +1,11 @@
 """What trains, wired from the three wings and ready for its first step; and where it stands among its workers."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from slowfast_ray.data import dataset
+from slowfast_ray.data import dataset, loading, remote
 from slowfast_ray.data.batches import Batch, Batches
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
@@ -14,6 +14,7 @@ from slowfast_ray.learning.counts import Counts
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loss import Loss
 from slowfast_ray.model import freezing, pretrained, slowfast
+from slowfast_ray.model.config import ModelConfig
 from slowfast_ray.model.slowfast import SlowFast
 
 
@@ -26,6 +27,8 @@ class Place:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_threads: int | None = None
     """Threads of torch on the CPU; None leaves its own choice."""
+    gpu_share: float = 1.0
+    """Of the GPU's memory, where several trials share it."""
 
 
 def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
@@ -37,6 +40,13 @@ def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
             "leave it out."
         )
     return experiment.override({"model.num_classes": len(data.classes)})
+
+
+def weights_here(config: ModelConfig) -> ModelConfig:
+    """`config` with its weights on this machine; those at a URL are fetched, as far as they are not here."""
+    if config.weights is None or not remote.is_url(config.weights):
+        return config
+    return replace(config, weights=os.fspath(remote.fetched_weights(config.weights)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
     torch.manual_seed(experiment.run.seed)
     model = slowfast.build(experiment.model).to(place.device)
     if experiment.model.weights is not None and not goes_on:
-        pretrained.load(model, experiment.model, data.classes)
+        pretrained.load(model, weights_here(experiment.model), data.classes)
     batches = Batches(
         data,
         experiment.data,
@@ -80,6 +90,7 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
         device=place.device,
         rank=place.rank,
         num_workers=place.num_workers,
+        num_loaders=loading.num_loaders(place.num_threads),
     )
     learner = Learner.start(
         model,
@@ -95,6 +106,8 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
 
 def _compute_as(experiment: Experiment, place: Place) -> None:
     """Settings of this whole process; Tune trains one trial after the other in it."""
+    if place.device.type == "cuda":  # whoever takes more runs out of memory alone, and not with its neighbours
+        torch.cuda.set_per_process_memory_fraction(place.gpu_share, place.device)
     is_deterministic = experiment.run.deterministic
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses

@@ -6,22 +6,25 @@ whether a run is new or goes on.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from slowfast_ray.data.batches import Batch, Batches
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, loop
 from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loop import Step
+from slowfast_ray.learning.middle import LeftError, Middle
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import logs, needs, provenance, wiring
+from slowfast_ray.running import logs, mirror, needs, provenance, wiring
+from slowfast_ray.running.mirror import Mirror
 from slowfast_ray.running.system_metrics import Meter
 from slowfast_ray.running.wiring import Place
 
@@ -36,12 +39,16 @@ BEST_VALUE = "best_value"
 """The objective at its best so far."""
 BEST_EPOCH = "best_epoch"
 CHECKPOINT = "checkpoint"
-"""Folder of the best epoch's checkpoint."""
+"""Folder or URL of the best epoch's checkpoint."""
 DEVICE = "device"
 """What it trains on, for people."""
 FINISHED = "finished"
 """True in the row of the last planned epoch, or of the one that ended a run early: a trial that ends without it was
 stopped from outside."""
+
+
+class PreemptedError(RuntimeError):
+    """A worker must leave its machine; where it stands is saved."""
 
 
 def train(
@@ -53,46 +60,62 @@ def train(
     on_step: Callable[[Step], None] = loop.ignore,
     *,
     replay: bool = False,
+    url: str = "",
+    on_batch: Callable[[], None] = lambda: None,
+    must_leave: Callable[[], bool] = loop.never,
 ) -> None:
     """Trains until the last planned epoch, with checkpoints in `folder`; `report` gets a row after every epoch. With
-    `replay`, a run that goes on reports its earlier epochs first, for whoever was restarted with it.
+    `replay`, a run that goes on reports its earlier epochs first, for whoever was restarted with it. With a `url`, what
+    is in `folder` is kept there as well, and what is there already is brought first. `on_batch` is called for every
+    batch that is read, `must_leave` before every step.
 
-    Every worker reports the same metrics; only rank 0 writes checkpoints.
+    Every worker reports the same metrics; only rank 0 writes checkpoints. Raises PreemptedError once it has saved where
+    it stands, for a worker that must leave.
     """
-    place = place or Place()
+    place, home = place or Place(), Mirror(folder, url)
+    mirror.patiently(home.bring_checkpoints)
+    if place.rank == 0:
+        home.bring(lambda name: name == logs.LOG)
     with logs.kept_in(folder) if place.rank == 0 else nullcontext():
         try:
-            _train(experiment, folder, objective, report, place, on_step, replay=replay)
+            _train(experiment, home, objective, report, place, on_step, on_batch, must_leave, replay=replay)
         except Exception as error:
             log.info("It failed. %s: %s", type(error).__name__, error)  # the terminal hears of it from the caller
             raise
+        finally:
+            if place.rank == 0:
+                with suppress(ValueError):  # the storage is away, of which the log itself speaks
+                    home.send(logs.LOG)
 
 
 def _train(
     experiment: Experiment,
-    folder: Path,
+    home: Mirror,
     objective: str,
     send: Callable[[Row], None],
     place: Place,
     on_step: Callable[[Step], None],
+    on_batch: Callable[[], None],
+    must_leave: Callable[[], bool],
     *,
     replay: bool,
 ) -> None:
-    device = provenance.device_name(place.device)
+    device, folder = provenance.device_name(place.device), home.folder
     log.info("Training in %s on %s, as one of %d worker(s).", folder, device, place.num_workers)
 
     def report(row: Row) -> None:
         send({**row, DEVICE: device})
 
-    ready = wiring.prepare(experiment, place, goes_on=checkpoint.newest(folder) is not None)
+    newest = checkpoint.newest_whole(folder)
+    ready = wiring.prepare(experiment, place, goes_on=newest is not None)
     experiment, learner = ready.experiment, ready.learner
-    progress = _continue(learner, folder, Progress(classes=list(ready.data.classes), objective=objective))
+    progress, middle = _continue(learner, newest, Progress(classes=list(ready.data.classes), objective=objective))
     if replay:
         for past in _past(progress):
-            report(row_of(past, folder, experiment))
+            report(row_of(past, home, experiment))
     if is_finished(progress, experiment):
         if not replay:  # whoever restarted it still waits for a row
-            report(row_of(progress, folder, experiment))
+            report(row_of(progress, home, experiment))
         return
 
     def begin_epoch(_: nn.Module, epoch: int) -> None:
@@ -102,11 +125,13 @@ def _train(
 
     results = loop.epochs(
         learner,
-        ready.batches,
+        _Heard(ready.batches, on_batch),
         experiment.learning,
         ready.loss,
         begin_epoch=begin_epoch,
         on_step=on_step,
+        must_leave=must_leave,
+        middle=middle,
     )
     meter = Meter(place.device)
     try:
@@ -115,11 +140,40 @@ def _train(
             log.info("Epoch %d of %d: %s.", progress.epoch, experiment.learning.num_epochs, _shown(result.metrics))
             if place.rank == 0:
                 checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
-            report({**row_of(progress, folder, experiment), **meter.read()})
+                home.send_checkpoints(is_last=is_finished(progress, experiment))
+            report({**row_of(progress, home, experiment), **meter.read()})
             if is_finished(progress, experiment):
                 break
     except DoesNotFitError as error:
         raise needs.explained(error, experiment, place.device) from error
+    except LeftError as left:
+        if place.rank == 0:
+            checkpoint.save_middle(folder, learner, progress, experiment.to_json(), left.middle)
+            home.send_checkpoints(is_last=False)
+        if dist.is_initialized():
+            dist.barrier()  # whoever raises first ends the others
+        raise PreemptedError(
+            f"The machine is preempted; saved after step {left.middle.num_steps} of epoch {progress.epoch + 1}."
+        ) from left
+
+
+class _Heard:
+    """Batches, each of which is told of."""
+
+    def __init__(self, batches: Batches, on_batch: Callable[[], None]) -> None:
+        self._batches, self._on_batch = batches, on_batch
+        self.num_train_steps, self.num_val_samples = batches.num_train_steps, batches.num_val_samples
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        return self._tell(self._batches.train(epoch, first_step))
+
+    def val(self) -> Iterator[Batch]:
+        return self._tell(self._batches.val())
+
+    def _tell(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._on_batch()
+            yield batch
 
 
 def _shown(metrics: dict[str, float]) -> str:
@@ -133,13 +187,13 @@ def is_finished(progress: Progress, experiment: Experiment) -> bool:
     return progress.epoch >= experiment.learning.num_epochs or is_stopped
 
 
-def _continue(learner: Learner, folder: Path, fresh: Progress) -> Progress:
-    newest = checkpoint.newest(folder)
+def _continue(learner: Learner, newest: Path | None, fresh: Progress) -> tuple[Progress, Middle | None]:
     if newest is None:
-        return fresh
-    progress = checkpoint.load(newest, learner)
-    log.info("Continuing %s after epoch %d.", folder, progress.epoch)
-    return progress
+        return fresh, None
+    progress, middle = checkpoint.load(newest, learner), checkpoint.read_middle(newest)
+    further = f" and {middle.num_steps} steps" if middle else ""
+    log.info("Continuing %s after epoch %d%s.", newest.parent, progress.epoch, further)
+    return progress, middle
 
 
 def told(progress: Progress) -> list[dict[str, float]]:
@@ -165,13 +219,13 @@ def _note(progress: Progress, metrics: dict[str, float]) -> None:
         progress.best_epoch, progress.best_value = progress.epoch, value
 
 
-def row_of(progress: Progress, folder: Path, experiment: Experiment) -> Row:
+def row_of(progress: Progress, home: Mirror, experiment: Experiment) -> Row:
     """The row of the newest epoch of a run."""
     return {
         **progress.history[-1],
         EPOCH: progress.epoch,
         BEST_VALUE: progress.best_value,
         BEST_EPOCH: progress.best_epoch,
-        CHECKPOINT: os.fspath(checkpoint.path(folder, progress.best_epoch)),
+        CHECKPOINT: home.place_of(checkpoint.path(home.folder, progress.best_epoch).name),
         FINISHED: is_finished(progress, experiment),
     }

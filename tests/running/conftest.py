@@ -1,7 +1,6 @@
 """For tests of whole runs: scripts called as users call them, and a look into the MLflow store."""
 
 import importlib.util
-import logging
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def call_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Runs main() of a script in experiments/ in this process, in an empty working folder, with the given flags.
 
-    What a script sets for its own process is set back: the level of the package's logs, and what SIGTERM does.
+    What SIGTERM does is set back.
     """
     work = tmp_path / "work"
     work.mkdir()
@@ -36,9 +35,8 @@ def call_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cal
         spec.loader.exec_module(module)
         module.main()
 
-    level, handler = logging.getLogger("slowfast_ray").level, signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     yield call
-    logging.getLogger("slowfast_ray").setLevel(level)
     signal.signal(signal.SIGTERM, handler)
 
 

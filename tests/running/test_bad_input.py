@@ -212,7 +212,7 @@ def test_a_class_that_never_trains_is_named_and_allowed(tiny: Experiment, damage
         (["--run.tracking-uri", "http://127.0.0.1:9"], "does not answer"),
         (["--run.tracking-uri", "mlruns"], "must be a URI"),
         (["--run.tracking-uri", "sqlite:////proc/mlflow.db"], "cannot be written"),
-        (["--run.storage", "s3://bucket/runs"], "must be a folder, not a URL"),
+        (["--run.storage", "ftp://host/runs"], "must be a folder, or begin with s3:// or gs://"),
         (["--run.storage", """it's "mine\""""], "must not hold both kinds of quotes"),
         (["--run.seed", "5000000000"], "below 2**32"),
         (["--run.num-workers", "33", "--learning.batch-size", "33"], "`run.num_workers` (=33) "),

@@ -1,0 +1,165 @@
+"""Keeps what a driver writes at a URL as well, while it writes it: the study, the journal of MLflow, what the run began
+as. With these and the trials' checkpoints, which their workers send, a search goes on after its machine is lost.
+
+Whoever drives a run says so there, again and again: a second driver waits until the first one is silent.
+"""
+
+import json
+import logging
+import os
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+from slowfast_ray.running import begun
+from slowfast_ray.running.mirror import Mirror, patiently
+from slowfast_ray.running.refusals import RefusedError
+
+log = logging.getLogger(__name__)
+
+DRIVER = "driver.json"
+"""At the URL and in the driver's copy: which process drives the run, and how often it has said so."""
+SECONDS_BETWEEN_SENDS = 5.0
+NUM_SENDS_OF_LONG = 12
+"""Files that only grow go with each so many-th send, a minute apart, and at the end: MLflow's journal reaches 40 MB in
+a search of 1,000 trials, and what is lost of it is in the checkpoints."""
+SECONDS_OF_SILENCE = 30.0
+"""A driver that has said nothing for so long is gone."""
+_LONG = (".jsonl", ".txt")
+_NOT_SENT = (".lock", "-journal", "-wal", "-shm", ".part")
+
+
+class Sender:
+    """While it is entered, a thread sends what changed in the folder of a driver. Without a URL nothing is sent."""
+
+    def __init__(self, home: Mirror) -> None:
+        self._home = home
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._id, self._beats = uuid.uuid4().hex, 0
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._send_on, name="sender", daemon=True)
+
+    def __enter__(self) -> "Sender":
+        if self._home.url:
+            self.flush()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._home.url:
+            return
+        self._ended.set()
+        self._thread.join()
+        try:
+            if kind is None:
+                patiently(lambda: self._flush(is_end=True))
+            else:
+                self._flush(is_end=True)
+        except ValueError as failed:
+            log.warning(
+                "Not all is at %s; the rest is in %s, and goes with --resume: %s",
+                *(self._home.url, self._home.folder, failed),
+            )
+
+    def flush(self) -> None:
+        """Sends at once what changed. A storage that is away is asked for five minutes, then raises ValueError."""
+        if self._home.url:
+            patiently(lambda: self._flush(is_end=False))
+
+    def _flush(self, *, is_end: bool) -> None:
+        with self._lock:
+            try:
+                for name in list(self._changed()):
+                    if is_end or not name.endswith(_LONG) or self._beats % NUM_SENDS_OF_LONG == 0:
+                        self._send(name)
+                self._say_who(is_end=is_end)
+            except (OSError, sqlite3.Error) as error:
+                raise ValueError(f"{self._home.folder} cannot be read: {error}") from error
+
+    def _send_on(self) -> None:
+        is_away = False
+        while not self._ended.wait(SECONDS_BETWEEN_SENDS):
+            try:
+                self._flush(is_end=False)
+                is_away = False
+            except ValueError as error:
+                if not is_away:
+                    log.warning("%s is asked again: %s", self._home.url, error)
+                is_away = True
+
+    def _changed(self) -> Iterator[str]:
+        for folder, below, files in os.walk(self._home.folder):
+            below[:] = [each for each in below if not each.startswith(("epoch-", ".", "ray_"))]
+            for file in files:
+                path = Path(folder, file)
+                name = path.relative_to(self._home.folder).as_posix()
+                if file.startswith(".") or file.endswith(_NOT_SENT) or file == DRIVER:
+                    continue
+                facts = path.stat()
+                if self._sent.get(name) != (facts.st_size, facts.st_mtime_ns):
+                    yield name
+
+    def _send(self, name: str) -> None:
+        path = self._home.folder / name
+        facts = path.stat()
+        if path.name == begun.STUDY:
+            with tempfile.TemporaryDirectory() as folder:  # a copy that is whole, while the study is written
+                copy = Path(folder) / path.name
+                with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+                    source.backup(target)
+                Mirror(Path(folder), self._home.url).send(name)
+        else:
+            self._home.send(name)
+        self._sent[name] = (facts.st_size, facts.st_mtime_ns)
+
+    def _say_who(self, *, is_end: bool) -> None:
+        self._beats += 1
+        said = {"id": self._id, "host": socket.gethostname(), "beats": self._beats, "ended": is_end}
+        (self._home.folder / DRIVER).write_text(json.dumps(said), encoding="utf-8")
+        self._home.send(DRIVER)
+
+
+def bring(home: Mirror) -> None:
+    """What a driver of a run that goes on needs, on this machine. What was written here last stays as it is.
+
+    Raises ValueError where the storage cannot be reached, or another driver is at work.
+    """
+    if not home.url:
+        return
+    there = _driver_at(home)
+    here = home.folder / DRIVER
+    if here.is_file() and json.loads(here.read_text(encoding="utf-8")).get("id") == there.get("id"):
+        return
+    home.bring(lambda name: "epoch-" not in name and "/ray_train/" not in name)
+
+
+def wait_until_alone(home: Mirror) -> None:
+    """Returns once no other driver of this run says that it is there. Raises RefusedError where one still does."""
+    if not home.url:
+        return
+    before = _driver_at(home)
+    if not before or before.get("ended"):
+        return
+    log.warning("%s was driven by %s; waiting %g s for a sign of it.", home.url, before.get("host"), SECONDS_OF_SILENCE)
+    time.sleep(SECONDS_OF_SILENCE)
+    now = _driver_at(home)
+    if now.get("beats") != before.get("beats") or now.get("id") != before.get("id"):
+        raise RefusedError(
+            f"The run at {home.url} is driven by another process, on {now.get('host')}; wait for its end, or end it."
+        )
+
+
+def _driver_at(home: Mirror) -> dict[str, object]:
+    try:
+        return dict(json.loads(home.read(DRIVER)))
+    except FileNotFoundError:
+        return {}
