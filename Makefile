@@ -3,6 +3,7 @@
 #   make tune         a first search, on built-in data
 #   make test         the tests
 #   make test-slow    the tests that take minutes each
+#   make cluster-test the tests on several machines, which this one plays
 #
 # Another Python: make PYTHON=python3.12 tune
 
@@ -10,21 +11,26 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: tune test test-fast test-slow lint setup
+.PHONY: tune test test-fast test-slow cluster-test lint setup
 
 tune: $(READY)
 	$(VENV)/bin/python experiments/tune_thermal.py --learning.num-epochs 12
 
 test: test-fast
-	$(VENV)/bin/python -m pytest -m "ray and not slow"
+	$(VENV)/bin/python -m pytest -m "ray and not slow and not cluster"
 
 # Everything that starts no Ray: three to four minutes on two cores.
 test-fast: $(READY)
-	$(VENV)/bin/python -m pytest -m "not ray and not slow" --numprocesses auto --dist worksteal
+	$(VENV)/bin/python -m pytest -m "not ray and not slow and not cluster" --numprocesses auto --dist worksteal
 
 # Searches that are killed, an MLflow that is away, a database, a fresh environment: about 13 minutes on two cores.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
+
+# Several machines, as network namespaces of this one: Linux, root, and apt-get install openssh-server rsync. About ten
+# minutes on two cores.
+cluster-test: $(READY)
+	$(VENV)/bin/python -m pytest -m cluster
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,110 @@
+"""A cluster that cannot do what is asked says so before anything is started."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slowfast_ray.experiment import Experiment
+from tests.cluster import hosts
+from tests.cluster.hosts import BIN, Machine
+from tests.running.conftest import ROOT, flags_of
+
+pytestmark = pytest.mark.cluster
+
+HEAD = f"{hosts.SUBNET}.1:{hosts.RAY_PORT}"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
+    """A head that trains nothing, a worker of one core, and one whose packages are others."""
+    with hosts.network(3, shared=[shared, made_up_root]) as found:
+        head, worker, odd = found
+        head.ray_start(num_cpus=0)
+        worker.ray_start(head)
+        packages = Path("/home/root/odd/optuna-4.0.0.dist-info")
+        odd.run(["mkdir", "-p", packages])
+        odd.run(
+            ["sh", "-c", f"printf 'Metadata-Version: 2.1\\nName: optuna\\nVersion: 4.0.0\\n' > {packages}/METADATA"]
+        )
+        odd.environment["PYTHONPATH"] = str(packages.parent)
+        yield found
+
+
+def refusal(machine: Machine, experiment: Experiment, *flags: str) -> str:
+    """What a search says that is refused; it has made nothing."""
+    script = ROOT / "experiments" / "tune_thermal.py"
+    command = [BIN / "python", script, *flags_of(experiment), "--name", "refused", "--run.address", HEAD, *flags]
+    process = machine.start(command)
+    try:
+        said, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 2, said
+    (error,) = [line for line in said.splitlines() if "error:" in line]
+    return error
+
+
+@pytest.fixture
+def experiment(tiny: Experiment, shared: Path, tmp_path: Path) -> Experiment:
+    return tiny.override(
+        {"run.storage": f"{shared}/{tmp_path.name}/runs", "run.tracking_uri": f"sqlite:///{shared}/{tmp_path.name}.db"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "law"),
+    [
+        (
+            ["--run.num-workers", "2"],
+            r"`run.num_workers` (=2) needs 2 CPU cores for a trial, but there are 2 machine(s)",
+        ),
+        (["--run.gpus-per-worker", "1"], "`run.gpus_per_worker` (=1) needs a GPU, but there is none"),
+        (["--search.max-concurrent", "3"], "`search.max_concurrent` (=3)"),
+    ],
+)
+def test_what_the_machines_cannot_hold(
+    machines: list[Machine], experiment: Experiment, flags: list[str], law: str, shared: Path
+) -> None:
+    assert law in refusal(machines[0], experiment, *flags)
+    assert not Path(experiment.run.storage).exists()
+
+
+def test_a_storage_that_only_one_machine_sees(machines: list[Machine], experiment: Experiment) -> None:
+    said = refusal(machines[0], experiment, "--run.storage", "/home/root/runs")
+    assert "`run.storage` (=/home/root/runs) must be one folder that every machine sees, or a URL" in said
+    assert "machine-1 (10.77.0.2) does not see it" in said
+
+
+def test_a_dataset_that_only_one_machine_sees(
+    machines: list[Machine], experiment: Experiment, made_up_root: Path
+) -> None:
+    machines[0].run(["cp", "-r", made_up_root, "/home/root/data"])
+    said = refusal(machines[0], experiment, "--data.root", "/home/root/data")
+    assert "`data.root` (=/home/root/data) must be the same folder on every machine, or a URL" in said
+
+
+def test_a_wrong_token_and_an_address_where_nobody_is(machines: list[Machine], experiment: Experiment) -> None:
+    head = machines[0]
+    token = head.environment["RAY_AUTH_TOKEN"]
+    head.environment["RAY_AUTH_TOKEN"] = "f" * 64
+    try:
+        assert "does not take the token of this process" in refusal(head, experiment)
+    finally:
+        head.environment["RAY_AUTH_TOKEN"] = token
+    said = refusal(head, experiment, "--run.address", f"{hosts.SUBNET}.1:7")
+    assert "cannot be joined" in said
+    assert "Connection refused" in said
+
+
+def test_a_machine_with_another_version_is_named(machines: list[Machine], experiment: Experiment) -> None:
+    machines[2].ray_start(machines[0])
+    said = refusal(machines[0], experiment)
+    assert "All machines must have the same versions, but machine-2 (10.77.0.3) has optuna 4.0.0 (here 5." in said
