@@ -117,6 +117,7 @@ def test_efficiency_is_what_workers_do_together_over_what_they_would_do_alone() 
     assert scaling.efficiency(found, pair, alone) == [0.9, 1.0]
 
 
+@pytest.mark.slow
 def test_one_worker_alone_is_measured_by_the_script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,8 +73,8 @@ class Records:
         tags: Mapping[str, str],
     ) -> Trial:
         """A training begins, or is known from before: its run in MLflow is found again, or made."""
-        folder = self.ready.folder / name
-        run = self.tracker.open(f"{name} {title}", experiment, folder, parent=self.run, tags=tags)
+        place = self.ready.home.place_of(name)
+        run = self.tracker.open(f"{name} {title}", experiment, place, parent=self.run, tags=tags)
         self.tracker.log_dataset(run, **data_facts.dataset_input(self.ready.data))
         self._trials[name] = Trial(name, number, experiment, sample, run)
         log.info("%s: %s.", name, title)

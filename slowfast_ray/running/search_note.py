@@ -3,7 +3,6 @@
 Links to runs are written by their folders; whoever writes them to the store puts their pages there.
 """
 
-import os
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -68,4 +67,4 @@ def closing(
 
 
 def _link(ready: Ready, title: str, name: str) -> str:
-    return f"[{title}](run:{quote(os.fspath(ready.folder / name))})"
+    return f"[{title}](run:{quote(ready.home.place_of(name))})"

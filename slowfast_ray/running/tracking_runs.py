@@ -92,18 +92,18 @@ class Tracker:
         self,
         name: str,
         experiment: Experiment,
-        folder: Path,
+        place: str | Path,
         *,
         parent: RunHandle | None = None,
         tags: Mapping[str, str] = {},
         params: Mapping[str, object] = {},
         resume: bool = True,
     ) -> RunHandle:
-        """The newest run of a folder (with `parent`: among its children), set to running again; or a new one with every
-        field of `experiment` as a parameter, and `params`. Without `resume` always a new one: the folder's name may
+        """The newest run of a folder or URL (with `parent`: among its children), set to running again; or a new one
+        with every field of `experiment` as a parameter, and `params`. Without `resume` always a new one: the place may
         have been used before.
         """
-        run = self._handles.setdefault(os.fspath(folder), RunHandle(name, os.fspath(folder)))
+        run = self._handles.setdefault(os.fspath(place), RunHandle(name, os.fspath(place)))
         name = name[:MOST_LETTERS]
         values = {**experiment.flatten(), **params}
         seeds = f"run {experiment.run.seed}, split {experiment.data.split_seed}"

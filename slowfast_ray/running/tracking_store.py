@@ -20,7 +20,7 @@ NOTE = "mlflow.note.content"
 FINALIST = "slowfast_ray.finalist"
 """Tag: the number of the trial that a finalist's run repeats; absent from trials."""
 STORAGE = "slowfast_ray.folder"
-"""Tag: the folder of a run; by it a run that was interrupted is found again."""
+"""Tag: the folder or URL of a run; by it a run that was interrupted is found again."""
 
 State = Literal["finished", "pruned", "failed", "infeasible", "stopped"]
 """How a run ended; stopped: by Ctrl-C or the end of a budget."""

@@ -44,13 +44,13 @@ def fit(
     With one worker on this machine it trains in this process, where a debugger works; on a cluster where it fits.
     However it ends, MLflow says so.
     """
-    experiment, folder = ready.experiment, ready.folder
+    experiment = ready.experiment
     if resume:
         sending.wait_until_alone(ready.home)
     else:
         preflight.claim(ready)
     with Sender(ready.home), ready.tracker() as tracker:
-        run = tracker.open(ready.name, experiment, folder, tags=ready.tags(), resume=resume)
+        run = tracker.open(ready.name, experiment, ready.home.place, tags=ready.tags(), resume=resume)
         row = _fit(tracker, run, ready, objective, verbose=verbose, on_row=on_row, on_step=on_step)
     return Outcome(row=row, run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
 

@@ -144,7 +144,7 @@ def _open(
         **ready.tags(),
     }
     settings = {f"search.{name}": value for name, value in asdict(config).items()}
-    run = tracker.open(ready.name, ready.experiment, ready.folder, tags=tags, params=settings, resume=resume)
+    run = tracker.open(ready.name, ready.experiment, ready.home.place, tags=tags, params=settings, resume=resume)
     tracker.log_dataset(run, **data_facts.dataset_input(ready.data))
     objective = [f"{FINAL_OBJECTIVE}{bound}" for bound in ("", "_low", "_high")]
     scored = [*config.names, counts.VAL_TOP1, counts.VAL_LOSS, DEVICE_SECONDS]

@@ -48,14 +48,18 @@ def refusal(machine: Machine, experiment: Experiment, *flags: str) -> str:
         process.kill()
         raise
     assert process.returncode == 2, said
-    (error,) = [line for line in said.splitlines() if "error:" in line]
+    (error,) = [line for line in said.splitlines() if line.startswith("error:")]
     return error
 
 
 @pytest.fixture
 def experiment(tiny: Experiment, shared: Path, tmp_path: Path) -> Experiment:
     return tiny.override(
-        {"run.storage": f"{shared}/{tmp_path.name}/runs", "run.tracking_uri": f"sqlite:///{shared}/{tmp_path.name}.db"}
+        {
+            "data.clip_len": 16,
+            "run.storage": f"{shared}/{tmp_path.name}/runs",
+            "run.tracking_uri": f"sqlite:///{shared}/{tmp_path.name}.db",
+        }
     )
 
 

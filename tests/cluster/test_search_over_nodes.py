@@ -135,20 +135,22 @@ def test_a_group_that_loses_a_machine_goes_on_with_another(
 def test_a_machine_that_is_called_back_is_left_within_an_epoch_and_nothing_is_trained_twice(
     tiny: Experiment, tmp_path: Path, made_up_root: Path
 ) -> None:
-    experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 12, "run.address": HEAD})
+    changes = {"data.clip_len": 16, "learning.num_epochs": 40, "run.address": HEAD, "run.hang_timeout_min": 0.4}
+    experiment = tiny.override(changes)
     folder = tmp_path / "runs" / "search"
     with hosts.network(3, shared=[tmp_path, made_up_root], **QUICK) as (head, one, other):
         assert head.ray_start(num_cpus=0) == HEAD
         joins(one, head)
+        joins(other, head)
         search = started(head, experiment, 1, tmp_path)
         wait(lambda: 2 in epochs_of(folder / "trial-000"), search)
-        joins(other, head)
+        called_back = one if trained_on(one) else other
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds"]
-        one.run([BIN / "ray", "drain-node", *why, "120"])
+        called_back.run([BIN / "ray", "drain-node", *why, "120"])
         wait(lambda: "Continuing" in (folder / "trial-000" / "log.txt").read_text(), search)
-        one.kill()
+        called_back.kill()
         said, _ = search.communicate(timeout=300)
     assert search.returncode == 0, said
     why_again = check_all_accounted_for(experiment, 1, folder)
     assert why_again == {"trial-000": "its machine is called back, and it was saved"}
-    assert epochs_of(folder / "trial-000") == list(range(1, 13)), "none was trained twice"
+    assert epochs_of(folder / "trial-000") == list(range(1, 41)), "none was trained twice"

@@ -199,6 +199,7 @@ def test_a_view_from_the_menu_can_be_filtered_and_shows_trials_below_their_searc
         assert_cells(page, number)
 
 
+@pytest.mark.slow
 def test_selected_trials_are_compared_in_plots(shown: Shown, page: Any, picture: Any) -> None:
     page.goto(shown.with_view)
     wait_for_rows(page)

@@ -123,6 +123,7 @@ def test_a_storage_that_is_away_stops_no_training_and_gets_all_later(
     assert s3.names(f"{tmp_path.name}/run") == files_in(home.folder)
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_is_an_error_where_it_can_not_be_kept(
     s3: S3, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

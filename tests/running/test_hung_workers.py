@@ -1,0 +1,62 @@
+"""A worker that hangs is noticed and ended, and its training goes on from the newest checkpoint."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from mlflow import MlflowClient
+from ray import tune
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import tuner
+from slowfast_ray.running.config import SearchConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
+
+SPACE: dict[str, Any] = {"learning.lr": tune.loguniform(1e-6, 0.1)}
+WORKERS = {1: "ray::ImplicitFunc", 2: "ray::RayTrainWorker"}
+"""How Ray calls the processes that train, by the number of workers."""
+
+
+def stop_one(name: str, is_so: Callable[[], bool]) -> threading.Thread:
+    """Stops a process of this Ray as a debugger would, as soon as something is so."""
+    session = ray._private.worker._global_node.get_session_dir_path()
+
+    def watch() -> None:
+        until = time.monotonic() + 120
+        while not is_so():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        for each in psutil.process_iter(["cmdline"]):
+            words = each.info["cmdline"] or [""]
+            if words[0].startswith(name) and any(session in part for up in each.parents() for part in up.cmdline()):
+                each.send_signal(signal.SIGSTOP)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_stopped_process_is_ended_and_its_trial_goes_on(tiny: Experiment, tmp_path: Path, num_workers: int) -> None:
+    experiment = tiny.override({"learning.num_epochs": 6, "run.num_workers": num_workers, "run.hang_timeout_min": 0.2})
+    config = SearchConfig(num_trials=1, max_concurrent=1, scheduler="none")
+    ready = tuner.check(experiment, SPACE, config, name="search")
+    second = tmp_path / "runs" / "search" / "trial-000" / "epoch-002"
+    stopping = stop_one(WORKERS[num_workers], second.exists)
+    result = tuner.search(ready, SPACE, config)
+    stopping.join()
+    (trial,) = result.trials
+    assert (trial.state, trial.epoch) == ("finished", 6)
+    assert [row["train/micro_batch"] for row in trial.history] == [8 // num_workers] * 6, "memory was never short"
+    client = MlflowClient(result.tracking_uri)
+    assert client.get_run(trial.run.id or "").data.tags["slowfast_ray.retried"].startswith("it hung for 0.2 min on ")
+    points = client.get_metric_history(trial.run.id or "", "val/loss")
+    assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
