@@ -68,6 +68,7 @@ DOORS = {
         "slowfast_ray/running/pulse.py",
         "slowfast_ray/running/process_group.py",
         "benchmarks/driver_playing.py",
+        "benchmarks/kills.py",
     },
     "sqlalchemy": {"slowfast_ray/running/tracking_database.py", "cluster/mlflow_server.py"},
 }

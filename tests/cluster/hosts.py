@@ -37,7 +37,7 @@ ip link set switch up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 ip route add unreachable default  # the world outside is refused at once
 echo up
-while :; do sleep 86400; done
+exec sleep infinity
 """
 # The shell that stays is the machine's first process: it takes in orphans, and its end is that of all others. The
 # folders in /tmp are held in /mnt while /tmp is hidden.

@@ -24,6 +24,7 @@ NUM_TRIALS = 4
 
 
 def start(experiment: Experiment, where: dict[str, str], folder: Path, *flags: str) -> subprocess.Popen[str]:
+    """A search whose Ray has its files in `folder`."""
     script = ROOT / "experiments" / "tune_thermal.py"
     own = ["--search.num-trials", str(NUM_TRIALS), "--search.scheduler", "none", "--search.max-concurrent", "1"]
     return subprocess.Popen(
@@ -31,8 +32,7 @@ def start(experiment: Experiment, where: dict[str, str], folder: Path, *flags: s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=folder,
-        env={**environment(folder / "ray"), **where},
+        env={**environment(folder), **where},
     )
 
 
@@ -45,16 +45,14 @@ def lose(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
-    tiny: Experiment, tmp_path: Path, made_up_root: Path
+    tiny: Experiment, tmp_path: Path, made_up_root: Path, own_ray_folder: Path
 ) -> None:
     with s3_server.started(tmp_path) as s3:
         s3.upload(made_up_root, "data")
         where = {**s3.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}
         changes = {"run.storage": "s3://bucket/runs", "data.root": "s3://bucket/data", "data.clip_len": 16}
         experiment = tiny.override({**changes, "learning.num_epochs": 3})
-        (tmp_path / "ray").mkdir()
-
-        first = start(experiment, where, tmp_path, "--name", "search")
+        first = start(experiment, where, own_ray_folder, "--name", "search")
         until = time.monotonic() + 180
         while not any(name.startswith("trial-001/epoch-002/") for name in s3.names("runs/search")):
             assert first.poll() is None, first.communicate()[0]
@@ -64,7 +62,7 @@ def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
         kept = s3.names("runs/search")
         shutil.rmtree(tmp_path / "cache")
 
-        second = start(experiment, where, tmp_path, "--resume", "search")
+        second = start(experiment, where, own_ray_folder, "--resume", "search")
         said, _ = second.communicate(timeout=400)
         assert second.returncode == 0, said
         again = s3.names("runs/search")
