@@ -1,7 +1,6 @@
 """A run in an MLflow store: found again by its folder, or made, and completed where its making was cut off."""
 
 import logging
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag, ViewType
@@ -17,7 +16,7 @@ _EXPERIMENT = "experiment.json"
 
 def find_or_make(client: MlflowClient, experiment_id: str, entry: Opened, parent_id: str | None) -> tuple[Run, bool]:
     """The run that `entry` tells of, and whether it was made just now: without params, which `complete` adds."""
-    tags, query = dict(entry.tags), tracking_store.is_of(Path(entry.run))
+    tags, query = dict(entry.tags), tracking_store.is_of(entry.run)
     if parent_id is not None:
         tags[MLFLOW_PARENT_RUN_ID] = parent_id
         query += f" AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
@@ -52,7 +51,7 @@ def _warn_of_another(client: MlflowClient, experiment_id: str, folder: str) -> N
     """A run that goes on under another experiment's name becomes a second one, which nobody may have meant."""
     names = {each.experiment_id: each.name for each in client.search_experiments()}
     own = names.pop(experiment_id, "")
-    query = tracking_store.is_of(Path(folder))
+    query = tracking_store.is_of(folder)
     if names and (runs := client.search_runs(list(names), query, ViewType.ACTIVE_ONLY, max_results=1)):
         log.warning(
             "MLflow has a run of %s in the experiment %s already; another one is made in %s (the variable "

@@ -107,9 +107,9 @@ def quoted(text: str) -> str:
     return f"{quote}{text}{quote}"
 
 
-def is_of(folder: Path) -> str:
-    """MLflow's filter for the runs of a folder."""
-    return f"tags.`{STORAGE}` = {quoted(os.fspath(folder))}"
+def is_of(place: str | Path) -> str:
+    """MLflow's filter for the runs of a folder or URL."""
+    return f"tags.`{STORAGE}` = {quoted(os.fspath(place))}"
 
 
 @contextlib.contextmanager

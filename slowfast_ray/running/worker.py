@@ -84,8 +84,7 @@ def train(
             raise
         finally:
             if place.rank == 0:
-                with suppress(ValueError):  # the storage is away, of which the log itself speaks
-                    home.send(logs.LOG)
+                _send_log(home)
 
 
 def _train(
@@ -141,6 +140,7 @@ def _train(
             if place.rank == 0:
                 checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
                 home.send_checkpoints(is_last=is_finished(progress, experiment))
+                _send_log(home)
             report({**row_of(progress, home, experiment), **meter.read()})
             if is_finished(progress, experiment):
                 break
@@ -155,6 +155,11 @@ def _train(
         raise PreemptedError(
             f"The machine is preempted; saved after step {left.middle.num_steps} of epoch {progress.epoch + 1}."
         ) from left
+
+
+def _send_log(home: Mirror) -> None:
+    with suppress(ValueError):  # the storage is away, of which the log itself speaks
+        home.send(logs.LOG)
 
 
 class _Heard:
