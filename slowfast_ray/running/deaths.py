@@ -16,15 +16,21 @@ _LOST = re.compile(r"NodeDiedError|its node has died|node failure|ActorUnavailab
 _PREEMPTED = re.compile(r"PreemptedError")
 
 
+UNBEGUN = "UnbegunError"
+"""Begins the error of a trial whose process was dead before it began."""
+
+
 def is_lost(error: str) -> bool:
-    """Whether its machine went away, of which no trial is guilty."""
-    return bool(_LOST.search(error)) and not error.startswith(HUNG)
+    """Whether its machine went away, or its process before it began, of which no trial is guilty."""
+    return error.startswith(UNBEGUN) or (bool(_LOST.search(error)) and not error.startswith(HUNG))
 
 
 def reason_of(error: str) -> str:
     """A traceback in a sentence."""
     if error.startswith(HUNG):
         return error.removeprefix(f"{HUNG}: ")
+    if error.startswith(UNBEGUN):
+        return "its process was dead before it began"
     if _PREEMPTED.search(error):
         return "its machine is called back, and it was saved"
     if _LOST.search(error):
@@ -47,7 +53,7 @@ def after(error: str, experiment: Experiment, history: list[dict[str, float]]) -
     Where memory was or may have been short, with the next smaller number of clips at once.
     """
     may_lack_memory = _OUT_OF_MEMORY.search(error) or _KILLED.search(error)
-    if not may_lack_memory or _LOST.search(error) or error.startswith(HUNG):
+    if not may_lack_memory or is_lost(error) or error.startswith(HUNG):
         return experiment, ""
     share = share_of(experiment)
     at_once = int(history[-1][counts.TRAIN_MICRO_BATCH]) if history else experiment.learning.micro_batch or share

@@ -20,7 +20,7 @@ from slowfast_ray.running.slots import Slots
 from slowfast_ray.running.worker import Row
 
 MAX_LOST = 100
-"""Machines that a trial may lose, after which it counts as one that brings them down."""
+"""Machines and processes that a trial may lose, after which it counts as one that brings them down."""
 SECONDS_BETWEEN_COUNTS = 2.0
 """Machines come and go within minutes, and asking takes milliseconds."""
 SECONDS_UNTIL_FREED = 2.0
@@ -98,6 +98,12 @@ class Watcher(InDriver, tune.Callback):
         self._board, self._watch, self._search = board, watch, search
         self._groups: dict[str, str] = {}
         self._to_free: list[tuple[float, str]] = []
+        self._begun: set[str] = set()
+        """Trials whose process has taken them on, in this try."""
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        """Its process has taken it on."""
+        self._begun.add(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Row, **_: Any) -> None:
         """Notes what a worker group holds."""
@@ -116,9 +122,13 @@ class Watcher(InDriver, tune.Callback):
         self._board.died(trial.config[NAME], self._error_of(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        """It raised, or died, and is tried again; a lost machine does not count."""
+        """It raised, or died, and is tried again; a lost machine does not count, nor a process that it never had."""
         self._free(trial)
         error = self._error_of(trial)
+        if trial.trial_id not in self._begun:
+            # A process that is used again was dead before the trial came to it, of which Tune tells twice.
+            error = f"{deaths.UNBEGUN}: {error}"
+        self._begun.discard(trial.trial_id)
         if deaths.is_lost(error) and trial.max_failures < MAX_LOST:
             trial.max_failures += 1  # no fault of the trial
         # The same dict is handed to the process that tries again.
