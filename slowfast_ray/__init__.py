@@ -6,7 +6,7 @@ The floors, and who may import whom (tests/test_architecture.py holds them):
                       |
     first floor    running                           ray, optuna, mlflow
                       |
-    landing       experiment.py                      an Experiment is a frozen value
+    landing       experiment.py, run_config.py       an Experiment is a frozen value
                       |
     ground        data     model     learning        three wings that never import one another
 

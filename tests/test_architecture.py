@@ -2,7 +2,7 @@
 
 roof          experiments, benchmarks, cluster --> search_spaces
 first floor   slowfast_ray.running
-landing       slowfast_ray.experiment
+landing       slowfast_ray.experiment  slowfast_ray.run_config
 ground        slowfast_ray.data   slowfast_ray.model   slowfast_ray.learning     (never one another)
 """
 
@@ -21,10 +21,12 @@ MAY_IMPORT = {
     "slowfast_ray.learning": {"slowfast_ray.learning"},
     "slowfast_ray.experiment": {
         "slowfast_ray.data.config", "slowfast_ray.model.config", "slowfast_ray.learning.config",
+        "slowfast_ray.run_config",
     },
+    "slowfast_ray.run_config": set(),
     "slowfast_ray.running": {
         "slowfast_ray.data", "slowfast_ray.model", "slowfast_ray.learning", "slowfast_ray.experiment",
-        "slowfast_ray.running",
+        "slowfast_ray.run_config", "slowfast_ray.running",
     },
     "search_spaces": {"search_spaces"},
     "experiments": {"slowfast_ray", "search_spaces"},

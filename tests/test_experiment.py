@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment, RunConfig, field_types
+from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment, field_types
 from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.model.config import ModelConfig
+from slowfast_ray.run_config import RunConfig
 
 NAN, INF = float("nan"), float("inf")
 

@@ -15,11 +15,9 @@ what it was given. Others exist: files are checked when they are read, and whoev
 is whole. Of the folders of a run, the newest two epochs and the best one stay. Nothing here unpickles objects.
 """
 
-import errno
 import itertools
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -30,7 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from slowfast_ray.learning import checksums
+from slowfast_ray.learning import checksums, training_state
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.middle import Middle
 from slowfast_ray.learning.predictions import Predictions
@@ -97,34 +95,19 @@ def _write(
     predictions: Predictions | None = None,
     middle: Middle | None = None,
 ) -> None:
-    unfinished = final.with_name(f".{final.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    def fill(folder: Path) -> None:
         # Safetensors wants plain memory order; the network keeps its own on loading.
         weights = {key: value.contiguous() for key, value in learner.evaluated.state_dict().items()}
-        save_file(weights, unfinished / "weights.safetensors")
-        torch.save(_training_state(learner), unfinished / "training.pt")
+        save_file(weights, folder / "weights.safetensors")
+        training_state.save(learner, folder / "training.pt")
         if predictions is not None:
-            predictions.save(unfinished / "predictions.safetensors")
+            predictions.save(folder / "predictions.safetensors")
         if middle is not None:
-            (unfinished / MIDDLE).write_text(json.dumps(middle.to_list()) + "\n", encoding="utf-8")
-        (unfinished / "experiment.json").write_text(experiment_json, encoding="utf-8")
-        (unfinished / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
-        checksums.write(unfinished)
-        for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
-        num_bytes = sum(each.nbytes for each in learner.model.state_dict().values())
-        is_full = shutil.disk_usage(final.parent).free < num_bytes
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if is_full:
-            raise OSError(errno.ENOSPC, f"the disk is full, and {final} was not saved") from error
-        raise
-    if final.exists():  # from a run that stopped between saving and reporting; out of sight before it is half deleted
-        final.rename(final.with_name(f".{final.name}.0"))
-    unfinished.rename(final)
+            (folder / MIDDLE).write_text(json.dumps(middle.to_list()) + "\n", encoding="utf-8")
+        (folder / "experiment.json").write_text(experiment_json, encoding="utf-8")
+        (folder / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
+
+    checksums.write_folder(final, fill, sum(each.nbytes for each in learner.model.state_dict().values()))
 
 
 def path(folder: Path, epoch: int) -> Path:
@@ -250,38 +233,10 @@ def load(checkpoint: Path, learner: Learner) -> Progress:
     """Puts a run back where it stopped: weights, optimiser, schedule, random generators, epoch."""
     progress = read_progress(checkpoint)
     load_weights(checkpoint, learner.evaluated)
-    device = next(learner.model.parameters()).device
     try:
         checksums.check(checkpoint / "training.pt")
-        state = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
-        if learner.average is not None:
-            learner.model.load_state_dict(state["model"])
-            learner.average.n_averaged.fill_(state["num_averaged"])
-        learner.scaler.load_state_dict(state["scaler"])
-        learner.micro_batch = min(learner.micro_batch, state["micro_batch"])  # what was found to fit still does
-        learner.optimizer.load_state_dict(state["optimizer"])
-        learner.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["cpu_generator"])
+        training_state.load(checkpoint / "training.pt", learner)
     except Exception as error:  # torch meets a damaged or foreign file with half a dozen kinds
         raise ValueError(f"The training state of {checkpoint} cannot be loaded: {error}") from error
-    if device.type == "cuda" and "cuda_generator" in state:
-        torch.cuda.set_rng_state(state["cuda_generator"], device)
     learner.num_epochs_done = progress.epoch
     return progress
-
-
-def _training_state(learner: Learner) -> dict[str, Any]:
-    device = next(learner.model.parameters()).device
-    state = {
-        "optimizer": learner.optimizer.state_dict(),
-        "scheduler": learner.scheduler.state_dict(),
-        "scaler": learner.scaler.state_dict(),
-        "micro_batch": learner.micro_batch,
-        "cpu_generator": torch.get_rng_state(),
-    }
-    if learner.average is not None:
-        state["model"] = learner.model.state_dict()
-        state["num_averaged"] = int(learner.average.n_averaged)
-    if device.type == "cuda":
-        state["cuda_generator"] = torch.cuda.get_rng_state(device)
-    return state

@@ -1,10 +1,43 @@
-"""Whether the files of a folder are as they were written: their SHA-256, in a file beside them."""
+"""Folders that are whole or absent, and whether their files are as they were written: the SHA-256 of each, in a file
+beside them.
+"""
 
+import errno
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 CHECKSUMS = "checksums.json"
+
+
+def write_folder(final: Path, fill: Callable[[Path], None], num_bytes: int) -> None:
+    """Makes a folder that `fill` writes, under another name, and renames it once it is whole.
+
+    Raises OSError with errno.ENOSPC where the disk has less than `num_bytes` left; what was there before stays.
+    """
+    unfinished = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        fill(unfinished)
+        write(unfinished)
+        for file in unfinished.iterdir():  # a power cut must not leave a renamed folder with empty files
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
+        is_full = shutil.disk_usage(final.parent).free < num_bytes
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_full:
+            raise OSError(errno.ENOSPC, f"the disk is full, and {final} was not saved") from error
+        raise
+    if final.exists():  # from a run that stopped between saving and reporting; out of sight before it is half deleted
+        final.rename(final.with_name(f".{final.name}.0"))
+    unfinished.rename(final)
 
 
 def write(folder: Path) -> None:

@@ -20,7 +20,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import AuthenticationError, RaySystemError, RpcError
 
-from slowfast_ray.experiment import RunConfig
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running import machines, slots
 from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.slots import Machines, Slots

@@ -42,7 +42,7 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
         consumer.start()
         try:
             with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
-                supplies = Supplies(slots, watch.pulse, readers)
+                supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint)
                 train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)])
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from leaving
@@ -104,7 +104,7 @@ def train(
             num_threads=slots.cpus_per_worker,
             gpu_share=slots.gpus_per_worker,
         )
-        node_frames.take(supplies.readers, experiment.data)
+        supplies.read_data(experiment.data)
         with beating(pulse, name, place.rank, experiment.run.hang_timeout_min) as line:
             worker.train(
                 experiment,

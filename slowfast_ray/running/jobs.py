@@ -48,7 +48,7 @@ def run(
     """
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(MAX_WAITING))
     with Watch(hang_timeout_min) as watch, node_frames.sharing(data) as readers:
-        supplies = Supplies(slots, watch.pulse, readers)
+        supplies = Supplies(slots, watch.pulse, readers, data.source.fingerprint)
         trainable = _trainable(search, objective, supplies)
         _run(board, watch, search, trainable, slots, max_failures=max_failures, verbose=verbose)
 
@@ -103,7 +103,7 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                 slots = supplies.slots
                 device = torch.device("cuda" if slots.gpus_per_worker else "cpu")
                 place = Place(device=device, num_threads=slots.cpus_per_worker, gpu_share=slots.gpus_per_worker)
-                node_frames.take(supplies.readers, experiment.data)
+                supplies.read_data(experiment.data)
                 with beating(supplies.pulse, name, 0, experiment.run.hang_timeout_min) as line:
                     worker.train(
                         experiment,

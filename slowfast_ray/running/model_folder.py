@@ -14,8 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from slowfast_ray.data.dataset import Dataset
-from slowfast_ray.experiment import Experiment, RunConfig
+from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running import begun
 
 FORMAT_VERSION = 1

@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayError
 
 from slowfast_ray.data import recordings
-from slowfast_ray.experiment import RunConfig
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running import cluster, prediction_truths, windows
 from slowfast_ray.running.predicting import Predictor
 from slowfast_ray.running.prediction_plan import Plan

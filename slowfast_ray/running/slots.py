@@ -6,7 +6,7 @@ Counts only, of machines that are described; running/cluster.py asks Ray for the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slowfast_ray.experiment import RunConfig
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running.refusals import RefusedError
 
 MAX_CPU_TRIALS = 4

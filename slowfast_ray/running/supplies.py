@@ -1,10 +1,14 @@
 """What a driver gives to the workers of its runs."""
 
+import socket
 from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
 
+from slowfast_ray.data import dataset
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.running import node_frames
 from slowfast_ray.running.slots import Slots
 
 
@@ -17,3 +21,18 @@ class Supplies:
     """Of pulse.Watch: hears that they get on."""
     readers: ActorHandle[Any] | None
     """Of node_frames.sharing."""
+    fingerprint: str
+    """Of the dataset that the driver sees."""
+
+    def read_data(self, config: DataConfig) -> None:
+        """In a worker, before it trains: reads what its machine has. Raises ValueError where that is other data than
+        the driver's: figures would not compare.
+        """
+        node_frames.take(self.readers, config)
+        found = dataset.load(config).source
+        if found.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"`data.root` (={config.root or found.root}) holds other data on {socket.gethostname()} (fingerprint "
+                f"{found.fingerprint}) than where the run was started ({self.fingerprint}); copy it again, or name one "
+                "place for all machines."
+            )

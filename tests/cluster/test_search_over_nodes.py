@@ -154,3 +154,22 @@ def test_a_machine_that_is_called_back_is_left_within_an_epoch_and_nothing_is_tr
     why_again = check_all_accounted_for(experiment, 1, folder)
     assert why_again == {"trial-000": "its machine is called back, and it was saved"}
     assert epochs_of(folder / "trial-000") == list(range(1, 41)), "none was trained twice"
+
+
+def test_a_machine_with_other_data_under_the_same_name_trains_nothing(
+    tiny: Experiment, tmp_path: Path, made_up_root: Path
+) -> None:
+    same = Path("/home/root/data")
+    experiment = tiny.override({"data.clip_len": 16, "data.root": str(same), "run.address": HEAD})
+    with hosts.network(2, shared=[tmp_path, made_up_root], **QUICK) as (head, one):
+        assert head.ray_start(num_cpus=0) == HEAD
+        for machine in (head, one):
+            machine.run(["cp", "-r", made_up_root, same])
+        boxes = "import json,sys; p=sys.argv[1]; d=json.load(open(p)); d['annotations'][0]['bbox'][0]+=1; "
+        one.run([BIN / "python", "-c", f"{boxes}json.dump(d, open(p, 'w'))", same / "annotations" / "train.json"])
+        joins(one, head)
+        search = started(head, experiment, 1, tmp_path)
+        said, _ = search.communicate(timeout=300)
+    assert search.returncode == 1, said
+    assert "`data.root` (=/home/root/data) holds other data on machine-1" in said
+    assert not list((tmp_path / "runs" / "search").glob("trial-*/epoch-*"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slowfast_ray.experiment import RunConfig
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.slots import Machine, Machines, Slots, share
 
