@@ -1,0 +1,37 @@
+"""Why a training died, by what Ray left of it, and as what it is tried again."""
+
+import pytest
+
+from slowfast_ray.experiment import LAPTOP
+from slowfast_ray.running import deaths
+from slowfast_ray.running.pulse import HUNG
+
+KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
+LOST = f"{KILLED} The actor died because its node has died. Node Id: 5f"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "is_lost", "micro_batch"),
+    [
+        (KILLED, "its process was killed, as a machine does that runs out of memory", False, 4),
+        (LOST, "its machine went away", True, None),
+        ("ActorUnavailableError: The actor is unavailable", "its machine went away", True, None),
+        (
+            "slowfast_ray.running.worker.PreemptedError: The machine is preempted; saved after step 3 of epoch 2.",
+            "its machine is called back, and it was saved",
+            True,
+            None,
+        ),
+        (f"{HUNG}: it hung for 15 min on gpu-3", "it hung for 15 min on gpu-3", False, None),
+        (f"{deaths.UNBEGUN}: {KILLED}", "its process was dead before it began", True, None),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "it ran out of memory", False, 4),
+        ("Traceback\n  File x\nKeyError: 'frames'", "KeyError: 'frames'", False, None),
+    ],
+)
+def test_a_death_has_a_reason_and_a_next_try(error: str, reason: str, is_lost: bool, micro_batch: int | None) -> None:
+    assert deaths.reason_of(error) == reason
+    assert deaths.is_lost(error) == is_lost
+    experiment = LAPTOP.override({"learning.batch_size": 8, "learning.micro_batch": None})
+    again, said = deaths.after(error, experiment, [])
+    assert again.learning.micro_batch == micro_batch
+    assert bool(said) == (micro_batch is not None)
