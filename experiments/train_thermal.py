@@ -15,6 +15,7 @@ With one worker it trains in this process: a debugger works. --resume goes on af
 
 from pathlib import Path
 
+from slowfast_ray.data import remote
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import cluster, commands, follow_ups, plan, preflight, sanity, summary, trainer, worker
@@ -58,7 +59,10 @@ def main() -> None:
     summary.per_class(ready)
     summary.closing(ready, flags.metric, flags.name, outcome.row, ready.experiment)
     print(f"Checkpoint:    {outcome.row[worker.CHECKPOINT]}")
-    print(f"For others:    {follow_ups.register_command(Path(outcome.row[worker.CHECKPOINT]))}")
+    if remote.is_url(ready.home.place):
+        print(f"To fetch it:   {follow_ups.fetch_command(ready)}")
+    else:
+        print(f"For others:    {follow_ups.register_command(Path(outcome.row[worker.CHECKPOINT]))}")
     if outcome.num_unsent:
         print(f"MLflow lacks {outcome.num_unsent} entries; once it is back: {follow_ups.sync_command(ready)}")
     print(f"Compare runs:  {follow_ups.mlflow_command(outcome.tracking_uri)}")

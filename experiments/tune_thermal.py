@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
+from slowfast_ray.data import remote
 from slowfast_ray.running import cluster, commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
 from slowfast_ray.running.flags import TuneFlags
 from slowfast_ray.running.preflight import Ready
@@ -76,6 +77,8 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
         print(f"Train it again:   {again}")
         if result.checkpoint is not None:
             print(f"For others:       {follow_ups.register_command(result.checkpoint)}")
+    if remote.is_url(ready.home.place):
+        print(f"To fetch all:     {follow_ups.fetch_command(ready)}")
     if result.num_unsent:
         print(f"MLflow lacks {result.num_unsent} entries; once it is back: {follow_ups.sync_command(ready)}")
     print(f"Pictures:         {ready.folder / 'pictures' / 'search.html'}")

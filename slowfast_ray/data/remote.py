@@ -36,6 +36,7 @@ def is_url(place: str) -> bool:
 
 def cache_of(url: str, kind: str) -> Path:
     """Where this machine keeps what it has of a URL, by kinds."""
+    url = url.rstrip("/")
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", url.split("://", 1)[1])[-60:].strip("-")
     return platformdirs.user_cache_path("slowfast_ray") / kind / f"{readable}-{digest}"
@@ -45,6 +46,11 @@ def open_url(url: str, setting: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URL, and the path in it. Raises ValueError where it is none that can be reached."""
     if not url.startswith(SCHEMES):
         raise ValueError(f"`{setting}` (={url}) must be a folder, or begin with {' or '.join(SCHEMES)}.")
+    if "@" in url or "?" in url:
+        raise ValueError(
+            f"`{setting}` must hold no keys and no settings, which would be kept with the run: name the bucket and the "
+            "path alone, and give keys by AWS_PROFILE, AWS_ACCESS_KEY_ID or a role, a server by AWS_ENDPOINT_URL."
+        )
     path = url.split("://", 1)[1].strip("/")
     if not path:
         raise ValueError(

@@ -62,7 +62,13 @@ def locate(root: str | None) -> Path:
     """
     if root is None:
         return synthetic.cached()
-    return remote.fetched_dataset(root) if remote.is_url(root) else Path(root).expanduser().absolute()
+    return _fetched(root) if remote.is_url(root) else Path(root).expanduser().absolute()
+
+
+@lru_cache(maxsize=8)
+def _fetched(url: str) -> Path:
+    """As the data was when this process first looked: a storage that is away later stops nothing."""
+    return remote.fetched_dataset(url)
 
 
 _adopted: dict[Path, Source] = {}

@@ -36,7 +36,9 @@ def write_folder(final: Path, fill: Callable[[Path], None], num_bytes: int) -> N
             raise OSError(errno.ENOSPC, f"the disk is full, and {final} was not saved") from error
         raise
     if final.exists():  # from a run that stopped between saving and reporting; out of sight before it is half deleted
-        final.rename(final.with_name(f".{final.name}.0"))
+        aside = final.with_name(f".{final.name}.0")
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
     unfinished.rename(final)
 
 
@@ -71,7 +73,9 @@ def flaw_of(folder: Path) -> str:
 
 
 def _write(folder: Path, checksums: dict[str, str]) -> None:
-    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+    unfinished = folder / f".{CHECKSUMS}"
+    unfinished.write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+    unfinished.rename(folder / CHECKSUMS)
 
 
 def _read(folder: Path) -> dict[str, str]:

@@ -8,6 +8,8 @@ from slowfast_ray.running.worker import Row
 
 NAME, EXPERIMENT, REASON = "job", "experiment", "reason"
 """Keys of what Tune hands to a training, and of its rows."""
+GIVE_UP = "give up"
+"""In what Tune hands to a training that is not to be tried again: why it failed."""
 VERDICT = "verdict"
 """In the last row of a job that ended by what it is, so that no second try can help: infeasible, failed, or halt."""
 

@@ -49,6 +49,12 @@ def register_command(chosen: Path) -> str:
     return shlex.join([program(), script, os.path.relpath(chosen)])
 
 
+def fetch_command(ready: Ready) -> str:
+    """The command that brings a run from its URL, from the current folder."""
+    script = os.path.relpath(Path(sys.argv[0]).with_name("fetch_thermal.py"))
+    return shlex.join([program(), script, ready.home.place, ready.name])
+
+
 def mlflow_command(tracking_uri: str) -> str:
     """How to open the MLflow UI on a store; for a server, its address."""
     if tracking_uri.startswith(("http://", "https://")):

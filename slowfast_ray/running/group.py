@@ -12,6 +12,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
@@ -32,7 +33,8 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
     with cluster.connected(ready.experiment.run, verbose=verbose):
         slots, _ = cluster.slots_for(ready.experiment.run, max_concurrent=1)
         node_check.check(ready)
-        rows: Queue = Queue()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
         def consume() -> None:
             while (row := rows.get()) is not None:

@@ -18,12 +18,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import group, mirror, node_frames, worker
-from slowfast_ray.running.boards import EXPERIMENT, NAME, REASON, VERDICT, Board
+from slowfast_ray.running import deaths, group, mirror, node_frames, worker
+from slowfast_ray.running.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
 from slowfast_ray.running.pulse import Watch, beating
 from slowfast_ray.running.slots import Slots
 from slowfast_ray.running.supplies import Supplies
-from slowfast_ray.running.tune_parts import Halt, Referee, Source, Watcher
+from slowfast_ray.running.tune_parts import MAX_LOST, Halt, Referee, Source, Watcher
 from slowfast_ray.running.wiring import Place
 
 MAX_WAITING = 1_000
@@ -67,7 +67,7 @@ def _run(
     if slots.num_workers > 1:
         # The workers hold the CPUs and GPUs; their driver needs none, but Tune refuses a trial that asks for nothing.
         resources = {"CPU": 0, "node:__internal_head__": 0.001}
-    watcher = Watcher(board, watch, search)
+    watcher = Watcher(board, watch, search, max_failures)
     with tempfile.TemporaryDirectory(prefix="slowfast-ray-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -84,7 +84,7 @@ def _run(
                 storage_path=scratch,
                 callbacks=[watcher],
                 stop=Halt(board),
-                failure_config=tune.FailureConfig(max_failures=max_failures),
+                failure_config=tune.FailureConfig(max_failures=max_failures + MAX_LOST),
                 verbose=1 if verbose else 0,
             ),
         ).fit()
@@ -96,6 +96,10 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
 
     def train_job(config: dict[str, Any]) -> None:
         experiment = Experiment().override(config[EXPERIMENT])
+        if GIVE_UP in config:
+            error = config[GIVE_UP]
+            tune.report({VERDICT: deaths.ending_of(error), REASON: deaths.reason_of(error)})
+            return
         name = f"{search}/{config[NAME]}"
         home = mirror.of(experiment.run.storage, name, "worker")
         try:
@@ -126,5 +130,7 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             tune.report({VERDICT: "halt", REASON: f"the disk of {home.folder} is full"})
+        finally:
+            home.forget()
 
     return train_job

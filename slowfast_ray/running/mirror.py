@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,28 +99,42 @@ class Mirror:
         except ValueError as error:
             log.warning("The checkpoint stays in %s for now: %s", self.folder, error)
 
-    def bring_checkpoints(self, *, without: Iterable[str] = ()) -> None:
+    def bring_checkpoints(self, *, without: Iterable[str] = (), as_there: bool = False) -> None:
         """Brings whole checkpoints that are newer than those here, or were written by others; leaves out the files
-        named `without`. Raises ValueError where that fails.
+        named `without`. With `as_there` newer ones that are here alone are given up. Raises ValueError where it fails.
         """
         if not self.url:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with remote.alone(self.folder):  # the workers of a trial on one machine share the copy
-            self._bring_checkpoints({*without})
+            self._bring_checkpoints({*without}, as_there=as_there)
 
-    def _bring_checkpoints(self, without: set[str]) -> None:
+    def forget(self) -> None:
+        """Removes the copy of this machine where all of its checkpoints are at the URL: others may need the room."""
+        if not self.url or not self.folder.is_dir():
+            return
+        with suppress(ValueError):  # the storage is away: what is here may be all there is
+            there = self._listed()
+            names = [each.name for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)]
+            if all(f"{name}/{checksums.CHECKSUMS}" in there for name in names):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _bring_checkpoints(self, without: set[str], *, as_there: bool) -> None:
         listed = self._listed()
         whole = {name.split("/")[0] for name in listed if name.endswith(f"/{checksums.CHECKSUMS}")}
         here = {each.name for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)}
-        if max(map(_position, here), default=(0, 0)) > max(map(_position, whole), default=(0, 0)):
+        is_newer = max(map(_position, here), default=(0, 0)) > max(map(_position, whole), default=(0, 0))
+        if is_newer and not as_there:
             return  # they were written here, and the storage was away
         for stale in here - whole:  # of an earlier try on this machine; others went on from a later one
             shutil.rmtree(self.folder / stale)
         for epoch in sorted(filter(checkpoint.NAME.fullmatch, whole)):
             files = {name: info for name, info in listed.items() if name.startswith(f"{epoch}/")}
             sums = f"{epoch}/{checksums.CHECKSUMS}"
-            there = self.read(sums)
+            try:
+                there = self.read(sums)
+            except FileNotFoundError:
+                continue  # its worker has just replaced it by a later one
             if (self.folder / sums).is_file() and (self.folder / sums).read_bytes() == there:
                 files = {name: info for name, info in files.items() if not (self.folder / name).is_file()}
             else:
@@ -145,6 +160,8 @@ class Mirror:
         here = {each.name: each for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)}
         for name, folder in sorted(here.items()):
             sums = f"{name}/{checksums.CHECKSUMS}"
+            if not (self.folder / sums).is_file():
+                continue  # it is not whole
             if sums in listed and self.read(sums) == (self.folder / sums).read_bytes():
                 continue
             if sums in listed:
@@ -185,13 +202,15 @@ class Mirror:
         for name in sorted(files, key=lambda each: each.endswith(checksums.CHECKSUMS)):
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")  # never half a file under its own name
             try:
                 fs.copy_files(
                     files[name].path,
-                    str(path),
+                    str(part),
                     source_filesystem=filesystem,
                     destination_filesystem=fs.LocalFileSystem(),
                 )
+                part.rename(path)
             except OSError as error:
                 raise ValueError(f"{self.url}/{name} cannot be read: {error}") from error
             on_file(files[name].size)

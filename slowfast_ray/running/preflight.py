@@ -167,6 +167,7 @@ def _check(
     storage = experiment.run.storage
     if remote.is_url(storage):
         remote.open_url(storage, "run.storage")
+        storage = storage.rstrip("/")
     else:
         storage = os.fspath(Path(storage).expanduser().absolute())
     home = mirror.of(storage, name, "driver")

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -166,7 +166,8 @@ def beating(pulse: ActorHandle[Any], run: str, rank: int, timeout_min: float) ->
             if line.num_beats == 0 or line.num_beats != said:
                 said = line.num_beats
                 pulse.beat.remote(me)
-            line.is_leaving = node_id in state.state.get_draining_nodes()
+            with suppress(Exception):  # Ray's head does not answer: whoever gets on is not to die of that
+                line.is_leaving = node_id in state.state.get_draining_nodes()
             if ended.wait(_interval(timeout_min * 60)):
                 return
 

@@ -176,6 +176,11 @@ class Records:
         """Deletes the weights of a training that can't win any more; what it measured stays."""
         if name in self._stripped:
             return
+        try:
+            self.sender.flush()  # who has lost is known there before it loses its weights
+        except ValueError as error:
+            log.warning("The weights of %s stay: %s", name, error)
+            return
         self._stripped.add(name)
         checkpoint.strip(self.ready.folder / name)
         home = self.ready.home.below(name)

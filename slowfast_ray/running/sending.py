@@ -7,6 +7,7 @@ Whoever drives a run says so there, again and again: a second driver waits until
 import json
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import tempfile
@@ -18,14 +19,16 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
-from slowfast_ray.running import begun
+from slowfast_ray.running import begun, logs
 from slowfast_ray.running.mirror import Mirror, patiently
 from slowfast_ray.running.refusals import RefusedError
 
 log = logging.getLogger(__name__)
 
 DRIVER = "driver.json"
-"""At the URL and in the driver's copy: which process drives the run, and how often it has said so."""
+"""At the URL: which process drives the run, and how often it has said so."""
+OWN = ".driver"
+"""In the copy of this machine: the id of the last driver that wrote it here. It is never sent, nor brought."""
 SECONDS_BETWEEN_SENDS = 5.0
 NUM_SENDS_OF_LONG = 12
 """Files that only grow go with each so many-th send, a minute apart, and at the end: MLflow's journal reaches 40 MB in
@@ -81,6 +84,9 @@ class Sender:
                 for name in list(self._changed()):
                     if is_end or not name.endswith(_LONG) or self._beats % NUM_SENDS_OF_LONG == 0:
                         self._send(name)
+                for name in [each for each in self._sent if not (self._home.folder / each).exists()]:
+                    self._home.remove(name)  # as MLflow's journal, once all of it is told
+                    del self._sent[name]
                 self._say_who(is_end=is_end)
             except (OSError, sqlite3.Error) as error:
                 raise ValueError(f"{self._home.folder} cannot be read: {error}") from error
@@ -102,7 +108,8 @@ class Sender:
             for file in files:
                 path = Path(folder, file)
                 name = path.relative_to(self._home.folder).as_posix()
-                if file.startswith(".") or file.endswith(_NOT_SENT) or file == DRIVER:
+                is_workers = file == logs.LOG and Path(folder) != self._home.folder
+                if is_workers or file.startswith(".") or file.endswith(_NOT_SENT) or file == DRIVER:
                     continue
                 facts = path.stat()
                 if self._sent.get(name) != (facts.st_size, facts.st_mtime_ns):
@@ -124,30 +131,35 @@ class Sender:
     def _say_who(self, *, is_end: bool) -> None:
         self._beats += 1
         said = {"id": self._id, "host": socket.gethostname(), "beats": self._beats, "ended": is_end}
-        (self._home.folder / DRIVER).write_text(json.dumps(said), encoding="utf-8")
+        begun.write_whole(self._home.folder / DRIVER, json.dumps(said))
         self._home.send(DRIVER)
+        if self._beats == 1:
+            begun.write_whole(self._home.folder / OWN, self._id)
 
 
 def bring(home: Mirror) -> None:
-    """What a driver of a run that goes on needs, on this machine. What was written here last stays as it is.
-
-    Raises ValueError where the storage cannot be reached, or another driver is at work.
+    """What a driver of a run that goes on needs, on this machine. Where the last driver wrote here, that stays: it may
+    be newer than what came to the URL. Raises ValueError where the storage cannot be reached.
     """
     if not home.url:
         return
     there = _driver_at(home)
-    here = home.folder / DRIVER
-    if here.is_file() and json.loads(here.read_text(encoding="utf-8")).get("id") == there.get("id"):
+    own = home.folder / OWN
+    if there and own.is_file() and own.read_text(encoding="utf-8") == there.get("id"):
         return
-    home.bring(lambda name: "epoch-" not in name and "/ray_train/" not in name)
+    shutil.rmtree(home.folder, ignore_errors=True)  # a copy of what it was once
+    home.bring(lambda name: "epoch-" not in name and "/ray_train/" not in name and name != DRIVER)
 
 
 def wait_until_alone(home: Mirror) -> None:
-    """Returns once no other driver of this run says that it is there. Raises RefusedError where one still does."""
+    """Returns once no other driver of this run says that it is there, with what the last one wrote. Raises RefusedError
+    where one still does.
+    """
     if not home.url:
         return
     before = _driver_at(home)
     if not before or before.get("ended"):
+        bring(home)
         return
     log.warning("%s was driven by %s; waiting %g s for a sign of it.", home.url, before.get("host"), SECONDS_OF_SILENCE)
     time.sleep(SECONDS_OF_SILENCE)
@@ -156,6 +168,7 @@ def wait_until_alone(home: Mirror) -> None:
         raise RefusedError(
             f"The run at {home.url} is driven by another process, on {now.get('host')}; wait for its end, or end it."
         )
+    bring(home)
 
 
 def _driver_at(home: Mirror) -> dict[str, object]:

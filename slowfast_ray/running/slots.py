@@ -109,6 +109,11 @@ def share(run: RunConfig, machines: Machines, max_concurrent: int | None) -> Slo
     reachable = machines.most if machines.can_grow and machines.most else machines.now
     is_unknown = machines.can_grow and not machines.most
     gpus = run.gpus_per_worker
+    if gpus is None and is_unknown and not any(each.gpus >= 1 for each in machines.now):
+        raise RefusedError(
+            "`run.gpus_per_worker` (=None) must be given where the cluster has no GPU yet, and does not say "
+            "whether it may have one: 1 for a GPU a worker, 0 for none."
+        )
     if gpus is None:
         gpus = 1.0 if any(each.gpus >= 1 for each in reachable) else 0.0
     if gpus and not is_unknown and not any(each.gpus >= 1 for each in reachable):

@@ -8,7 +8,18 @@ import torch
 
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import begun, cluster, data_facts, logs, objectives, preflight, scores, sending, worker
+from slowfast_ray.running import (
+    begun,
+    cluster,
+    data_facts,
+    logs,
+    mirror,
+    objectives,
+    preflight,
+    scores,
+    sending,
+    worker,
+)
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.sending import Sender
 from slowfast_ray.running.tracking import RunHandle, State, Tracker
@@ -69,6 +80,7 @@ def _fit(
     for name, text in ready.texts().items():
         tracker.log_text(run, text, name)
     tracker.log_dataset(run, **data_facts.dataset_input(ready.data))
+    mirror.patiently(lambda: ready.home.bring_checkpoints(without=checkpoint.HEAVY))
     history = _history(folder)
     rows: list[Row] = []
 
@@ -91,7 +103,10 @@ def _fit(
             from slowfast_ray.running import group  # Ray Train takes a second to import
 
             group.fit(ready, objective, note, verbose=verbose)
-            ready.home.bring_checkpoints()
+            mirror.patiently(ready.home.bring_checkpoints)
+            tracker.log_missing_epochs(
+                run, _history(folder)
+            )  # one may be saved, and its worker killed before it said so
         state = "finished"
         _report(tracker, run, ready)
     except KeyboardInterrupt:

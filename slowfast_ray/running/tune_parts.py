@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from slowfast_ray.running import deaths, machines, worker
-from slowfast_ray.running.boards import EXPERIMENT, NAME, REASON, VERDICT, Board
+from slowfast_ray.running.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
 from slowfast_ray.running.group import PLACEMENT_GROUP
 from slowfast_ray.running.pulse import HUNG, Watch
 from slowfast_ray.running.slots import Slots
@@ -94,8 +95,9 @@ class Referee(InDriver, FIFOScheduler):
 class Watcher(InDriver, tune.Callback):
     """Tells the board how trials end, and takes care of what they leave."""
 
-    def __init__(self, board: Board, watch: Watch, search: str) -> None:
-        self._board, self._watch, self._search = board, watch, search
+    def __init__(self, board: Board, watch: Watch, search: str, max_failures: int) -> None:
+        self._board, self._watch, self._search, self._max_failures = board, watch, search, max_failures
+        self._num_failures: Counter[str] = Counter()
         self._groups: dict[str, str] = {}
         self._to_free: list[tuple[float, str]] = []
         self._begun: set[str] = set()
@@ -122,16 +124,21 @@ class Watcher(InDriver, tune.Callback):
         self._board.died(trial.config[NAME], self._error_of(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        """It raised, or died, and is tried again; a lost machine does not count, nor a process that it never had."""
+        """It raised, or died, and is tried again, unless it has done so too often; a lost machine does not count, nor a
+        process that it never had. Tune's own limit counts them all, and cannot be asked later.
+        """
         self._free(trial)
         error = self._error_of(trial)
         if trial.trial_id not in self._begun:
             # A process that is used again was dead before the trial came to it, of which Tune tells twice.
             error = f"{deaths.UNBEGUN}: {error}"
         self._begun.discard(trial.trial_id)
-        if deaths.is_lost(error) and trial.max_failures < MAX_LOST:
-            trial.max_failures += 1  # no fault of the trial
+        if not deaths.is_lost(error):
+            self._num_failures[trial.trial_id] += 1
         # The same dict is handed to the process that tries again.
+        if self._num_failures[trial.trial_id] > self._max_failures:
+            trial.config[GIVE_UP] = error
+            return
         trial.config[EXPERIMENT] = self._board.retried(trial.config[NAME], error).flatten()
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:

@@ -15,6 +15,7 @@ from slowfast_ray.running import (
     cluster,
     data_facts,
     logs,
+    mirror,
     node_check,
     objectives,
     preflight,
@@ -205,7 +206,7 @@ def _result(records: Records, board: SearchBoard, decision: Decision | None, hal
         checkpoint_of_best = decision.checkpoint
     home = records.ready.home
     if checkpoint_of_best is not None:
-        home.below(checkpoint_of_best.parent.name).bring_checkpoints()
+        mirror.patiently(home.below(checkpoint_of_best.parent.name).bring_checkpoints)
     return SearchResult(
         trials=board.trials,
         best=best,

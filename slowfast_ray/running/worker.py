@@ -73,9 +73,7 @@ def train(
     it stands, for a worker that must leave.
     """
     place, home = place or Place(), Mirror(folder, url)
-    mirror.patiently(home.bring_checkpoints)
-    if place.rank == 0:
-        home.bring(lambda name: name == logs.LOG)
+    _bring(home, place)
     with logs.kept_in(folder) if place.rank == 0 else nullcontext():
         try:
             _train(experiment, home, objective, report, place, on_step, on_batch, must_leave, replay=replay)
@@ -106,6 +104,7 @@ def _train(
         send({**row, DEVICE: device})
 
     newest = checkpoint.newest_whole(folder)
+    _check_agreement("none" if newest is None else newest.name, folder)
     ready = wiring.prepare(experiment, place, goes_on=newest is not None)
     experiment, learner = ready.experiment, ready.learner
     progress, middle = _continue(learner, newest, Progress(classes=list(ready.data.classes), objective=objective))
@@ -115,6 +114,8 @@ def _train(
     if is_finished(progress, experiment):
         if not replay:  # whoever restarted it still waits for a row
             report(row_of(progress, home, experiment))
+        if place.rank == 0:  # it may have been killed before the last one was sent
+            home.send_checkpoints(is_last=True)
         return
 
     def begin_epoch(_: nn.Module, epoch: int) -> None:
@@ -155,6 +156,32 @@ def _train(
         raise PreemptedError(
             f"The machine is preempted; saved after step {left.middle.num_steps} of epoch {progress.epoch + 1}."
         ) from left
+
+
+def _bring(home: Mirror, place: Place) -> None:
+    """What is at the URL. Of several workers the first one decides: it may have written what never came there."""
+    if place.rank == 0:
+        mirror.patiently(home.bring_checkpoints)
+        with suppress(ValueError):
+            home.bring(lambda name: name == logs.LOG)
+        if place.num_workers > 1:
+            home.send_checkpoints(is_last=True)
+    if place.num_workers > 1 and home.url:
+        dist.barrier()
+        if place.rank > 0:
+            mirror.patiently(lambda: home.bring_checkpoints(as_there=True))
+
+
+def _check_agreement(newest: str, folder: Path) -> None:
+    """Raises ValueError where workers would go on from different checkpoints: their gradients are added up."""
+    if not dist.is_initialized():
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, newest)
+    if len({*found}) > 1:
+        raise ValueError(
+            f"The workers see different checkpoints in {folder} ({', '.join(found)}); its storage is late."
+        )
 
 
 def _send_log(home: Mirror) -> None:

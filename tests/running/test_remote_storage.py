@@ -141,6 +141,7 @@ def test_the_last_checkpoint_is_an_error_where_it_can_not_be_kept(
     [
         ("ftp://host/runs", "must be a folder, or begin with s3:// or gs://"),
         ("s3://", "names no bucket"),
+        ("s3://KEY:SECRET@bucket/runs", "must hold no keys"),
         ("s3://no-such-bucket/runs", "NO_SUCH_BUCKET.*check its name"),
     ],
 )
@@ -172,18 +173,19 @@ def test_a_dataset_is_fetched_once_and_again_what_changed(
     copy = tmp_path / "copy"
     shutil.copytree(made_up_root, copy)
     s3.upload(copy, f"{tmp_path.name}/data")
-    folder = source.locate(f"{url}/data")
+    folder = remote.fetched_dataset(f"{url}/data")
+    assert folder == source.locate(f"{url}/data")
     assert source.read(folder).fingerprint == source.read(made_up_root).fingerprint
     num_files = caplog.text.count("Fetched ")
     assert num_files == len(files_in(made_up_root))
-    assert source.locate(f"{url}/data") == folder
+    assert remote.fetched_dataset(f"{url}/data") == folder
     assert caplog.text.count("Fetched ") == num_files
 
     recording = next((copy / "frames").iterdir())
     time.sleep(1)  # S3 counts seconds
     s3.client().upload_file(str(recording), s3.bucket, f"{tmp_path.name}/data/frames/{recording.name}")
     (folder / "annotations" / "val.json").write_text("{}")  # torn
-    source.locate(f"{url}/data")
+    remote.fetched_dataset(f"{url}/data/")
     assert caplog.text.count("Fetched ") == num_files + 2
 
 
@@ -237,7 +239,7 @@ def test_a_driver_keeps_its_files_there_while_it_writes_them(s3: S3, url: str, t
         sender.flush()
         other = Mirror(tmp_path / "other", home.url)
         sending.bring(other)
-        assert files_in(other.folder) == {"study.db", "driver.json"}  # what only grows goes once a minute
+        assert files_in(other.folder) == {"study.db"}  # what only grows goes once a minute
         with sqlite3.connect(other.folder / "study.db") as copy:
             assert copy.execute("SELECT number FROM trials").fetchall() == [(7,)]
         assert not json.loads(home.read("driver.json"))["ended"]

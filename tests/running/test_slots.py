@@ -99,3 +99,8 @@ def test_a_fraction_of_a_gpu_is_for_one_worker() -> None:
 
 def test_ray_is_asked_for_what_a_worker_gets() -> None:
     assert Slots(2, 4, 0.5, None).resources() == {"CPU": 4, "GPU": 0.5}
+
+
+def test_where_nobody_knows_of_gpus_they_must_be_asked_for() -> None:
+    with pytest.raises(RefusedError, match=r"`run.gpus_per_worker` .* must be given"):
+        share(RunConfig(), Machines((HEAD,), can_grow=True), None)
