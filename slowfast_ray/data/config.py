@@ -17,7 +17,8 @@ class DataConfig:
     """From recordings in degrees Celsius to clips of the model's size."""
 
     root: str | None = None
-    """Dataset folder with frames/ and annotations/ [path]. None: a made-up dataset, generated once."""
+    """Dataset with frames/ and annotations/: a folder [path], s3://BUCKET/PATH or gs://BUCKET/PATH. None: a made-up
+    dataset, generated once."""
 
     split: SplitName = "provided"
     """Who validates. provided: val.json. purged: a stretch of time of each session, and nothing that shares a moment
@@ -67,7 +68,7 @@ class DataConfig:
 
     memory_budget: float | None = None
     """Frames that take more than this stay on disk, and clips are read from there as training asks for them [GB]. None:
-    a quarter of the machine's memory."""
+    a quarter of the memory."""
 
     min_celsius: float = 10.0
     """Temperature that becomes 0; what is colder is clipped [degrees Celsius]."""

@@ -1,9 +1,8 @@
 """What an experiment needs of a device, in the words of model/cost.py: before a run, and where a clip did not fit."""
 
-import os
-
 import torch
 
+from slowfast_ray.data import memory
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.model import cost
@@ -49,7 +48,7 @@ def memory_of(device: torch.device) -> int:
     """All memory of the GPU or, on a CPU, of the machine [bytes]."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory.of_machine()
 
 
 def explained(error: DoesNotFitError, experiment: Experiment, device: torch.device) -> DoesNotFitError:

@@ -35,7 +35,8 @@ class Readers:
         """The reader of a machine."""
         if node_id not in self._readers:
             there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-            self._readers[node_id] = ray.remote(num_cpus=0)(Reader).options(scheduling_strategy=there).remote()
+            reader = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=1)(Reader)
+            self._readers[node_id] = reader.options(scheduling_strategy=there).remote()
         return self._readers[node_id]
 
 
@@ -58,7 +59,7 @@ class Reader:
 @contextmanager
 def sharing(data: Dataset) -> Iterator[ActorHandle[Any] | None]:
     """In the driver: what workers are given to share the frames of `data`; None where that is not worth it."""
-    if data.is_streamed or data.frames.num_bytes < SHARED_FROM_BYTES:
+    if data.frames.num_bytes < SHARED_FROM_BYTES:
         yield None
         return
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -80,4 +81,6 @@ def take(readers: ActorHandle[Any] | None, config: DataConfig) -> None:
             source.adopt(ray.get(kept[0]))
             log.info("The frames are shared by the processes of this machine.")
     except RayError as error:
-        log.warning("The frames of this machine cannot be shared, and are read here: %s", str(error).splitlines()[0])
+        log.warning(
+            "The frames of this machine cannot be shared, and are read here: %s", str(error).strip().splitlines()[-1]
+        )
