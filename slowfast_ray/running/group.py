@@ -26,6 +26,8 @@ from slowfast_ray.running.worker import Row
 
 PLACEMENT_GROUP = "placement_group"
 """In the rows of a worker group: the id of the resources that it holds."""
+MAX_FAILURES = 10
+"""Of a run of its own, lost machines among them: each costs an epoch at most."""
 
 
 def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: bool) -> None:
@@ -45,7 +47,8 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
         try:
             with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
                 supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint)
-                train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)])
+                # Nobody else tries again.
+                train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from leaving
         finally:
@@ -84,8 +87,9 @@ def train(
     callbacks: list[UserCallback],
     *,
     replay: bool = False,
+    max_failures: int = 1,
 ) -> None:
-    """Trains one run over a group of workers; a broken group starts once more from the newest checkpoint.
+    """Trains one run over a group of workers; a broken group starts again from the newest checkpoint, so many times.
 
     `name` is that of its folder in the storage, where Ray Train keeps its own notes as well. `replay` as in
     worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
@@ -106,8 +110,8 @@ def train(
             num_threads=slots.cpus_per_worker,
             gpu_share=slots.gpus_per_worker,
         )
-        supplies.read_data(experiment.data)
         with beating(pulse, name, place.rank, experiment.run.hang_timeout_min) as line:
+            supplies.read_data(experiment.data)
             worker.train(
                 experiment,
                 home.folder,
@@ -135,7 +139,7 @@ def train(
             name="ray_train",
             storage_path=f"{storage}/{name}",
             callbacks=[*callbacks, TellOfRestarts(pulse, name)],
-            failure_config=FailureConfig(max_failures=1),
+            failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

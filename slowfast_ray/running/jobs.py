@@ -107,8 +107,8 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                 slots = supplies.slots
                 device = torch.device("cuda" if slots.gpus_per_worker else "cpu")
                 place = Place(device=device, num_threads=slots.cpus_per_worker, gpu_share=slots.gpus_per_worker)
-                supplies.read_data(experiment.data)
                 with beating(supplies.pulse, name, 0, experiment.run.hang_timeout_min) as line:
+                    supplies.read_data(experiment.data)
                     worker.train(
                         experiment,
                         home.folder,

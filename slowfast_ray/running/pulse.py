@@ -141,15 +141,18 @@ class Watch:
 
     def _end(self, worker: Whereabouts) -> None:
         said = f"it hung for {self._seconds / 60:g} min on {worker.host}"
-        self._hung[worker.run] = said
+        before = self._hung.get(worker.run)
+        self._hung[worker.run] = said  # before the deed: its end may be told at once
         there = NodeAffinitySchedulingStrategy(worker.node_id, soft=False)
+        killing = _kill.options(scheduling_strategy=there).remote(worker)
         try:
-            was_there = ray.get(_kill.options(scheduling_strategy=there).remote(worker), timeout=60)
+            was_there = ray.get(killing, timeout=60)
         except RayError:
             was_there = False  # its machine went, of which Ray knows
+            ray.cancel(killing)
         if was_there:
             log.warning("%s: %s, as process %d, and was ended.", worker.run, said, worker.pid)
-        else:
+        elif before is None:
             self._hung.pop(worker.run, None)
 
 
