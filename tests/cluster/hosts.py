@@ -20,7 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+COVERED = ("/tmp", "/run", "/home", "/dev/shm")
 SUBNET = "10.77.0"
 RAY_PORT = 6379
 SECONDS = 10.0
@@ -155,6 +157,7 @@ def network(num: int, *, shared: Sequence[Path] = (), **environment: str) -> Ite
         pytest.skip("only root can divide this machine into several")
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         pytest.skip(f"{', '.join(missing)} must be installed to divide this machine into several")
+    shared = [*shared, *_own_folders()]
     names = [f"machine-{number}" for number in range(num)]
     addresses = [f"{SUBNET}.{number + 1}" for number in range(num)]
     listed = "\n".join(f"{address} {name}" for name, address in zip(names, addresses, strict=True))
@@ -180,6 +183,13 @@ def network(num: int, *, shared: Sequence[Path] = (), **environment: str) -> Ite
             stack.callback(machine._end)
             machines.append(machine)
         yield machines
+
+
+def _own_folders() -> list[Path]:
+    """Of this checkout and its Python, those that lie where machines have folders of their own."""
+    found = dict.fromkeys([ROOT, Path(sys.prefix), Path(sys.base_prefix)])
+    outermost = [each for each in found if not any(other in each.parents for other in found)]
+    return [each for each in outermost if any(each.is_relative_to(covered) for covered in COVERED)]
 
 
 def _environment(token: str) -> dict[str, str]:
