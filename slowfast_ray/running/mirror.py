@@ -115,14 +115,13 @@ class Mirror:
             return
         with suppress(ValueError):  # the storage is away: what is here may be all there is
             there = self._listed()
-            names = [each.name for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)]
-            if all(f"{name}/{checksums.CHECKSUMS}" in there for name in names):
+            if all(f"{name}/{checksums.CHECKSUMS}" in there for name in self._here()):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _bring_checkpoints(self, without: set[str], *, as_there: bool) -> None:
         listed = self._listed()
         whole = {name.split("/")[0] for name in listed if name.endswith(f"/{checksums.CHECKSUMS}")}
-        here = {each.name for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)}
+        here = self._here().keys()
         is_newer = max(map(_position, here), default=(0, 0)) > max(map(_position, whole), default=(0, 0))
         if is_newer and not as_there:
             return  # they were written here, and the storage was away
@@ -157,7 +156,7 @@ class Mirror:
 
     def _send_checkpoints(self) -> None:
         listed = self._listed()
-        here = {each.name: each for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)}
+        here = self._here()
         for name, folder in sorted(here.items()):
             sums = f"{name}/{checksums.CHECKSUMS}"
             if not (self.folder / sums).is_file():
@@ -172,6 +171,10 @@ class Mirror:
             name for name in listed if checkpoint.NAME.fullmatch(name.split("/")[0]) and name.split("/")[0] not in here
         ]
         self.remove(*sorted(gone, key=lambda name: not name.endswith(checksums.CHECKSUMS)))
+
+    def _here(self) -> dict[str, Path]:
+        """The checkpoints of this machine, by their names."""
+        return {each.name: each for each in self.folder.glob("epoch-*") if checkpoint.NAME.fullmatch(each.name)}
 
     def _listed(self) -> dict[str, fs.FileInfo]:
         return remote.files_at(self.url, "run.storage")
