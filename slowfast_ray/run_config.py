@@ -1,5 +1,6 @@
 """Where an experiment runs and what it leaves behind: the settings of the first floor, with their laws."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -57,6 +58,13 @@ class RunConfig:
                 )
         if not 0 < self.hang_timeout_min < float("inf"):
             raise ValueError(f"`run.hang_timeout_min` (={self.hang_timeout_min:g}) must be above 0; try 15.")
+
+    @property
+    def cluster_address(self) -> str | None:
+        """The cluster to join: `address`, else the variable RAY_ADDRESS, which `ray job submit` sets. None where Ray is
+        started on this machine.
+        """
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
     @property
     def num_devices(self) -> float:

@@ -52,28 +52,29 @@ class ClipReader:
         one's recording (int64 [B] each, on the CPU). `tracks`, a row a clip, says whom a crop follows.
         """
         wanted = Wanted(keyframes_B, firsts_B, lasts_B, tracks, variation)
-        return self._prepared(self.frames.gather(self.indices_BT(wanted)), wanted)
+        indices_BT = self.indices_BT(wanted)
+        return self._prepared(self.frames.gather(indices_BT), wanted, indices_BT)
 
     def stream(self, wanted: Iterable[Wanted]) -> Iterator[torch.Tensor]:
         """What `read` gives for each of the wanted clips, which may be taken ahead of time."""
-        asked: deque[Wanted] = deque()
+        asked: deque[tuple[Wanted, torch.Tensor]] = deque()
 
         def requests() -> Iterator[torch.Tensor]:
             for each in wanted:
-                asked.append(each)
-                yield self.indices_BT(each)
+                asked.append((each, self.indices_BT(each)))
+                yield asked[-1][1]
 
         for clip_B1THW in self.frames.stream(requests()):
-            yield self._prepared(clip_B1THW, asked.popleft())
+            yield self._prepared(clip_B1THW, *asked.popleft())
 
     def indices_BT(self, wanted: Wanted) -> torch.Tensor:
         """int64 [B, T]: the frames that clips consist of."""
         return clips.of_config(wanted.keyframes_B, wanted.firsts_B, wanted.lasts_B, self.clock, self.config)
 
-    def _prepared(self, clip_B1THW: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    def _prepared(self, clip_B1THW: torch.Tensor, wanted: Wanted, indices_BT: torch.Tensor) -> torch.Tensor:
         region = None
         if wanted.tracks is not None:
-            region = self._region(wanted.tracks, self.indices_BT(wanted) - wanted.firsts_B[:, None], clip_B1THW.device)
+            region = self._region(wanted.tracks, indices_BT - wanted.firsts_B[:, None], clip_B1THW.device)
         return augment.prepare(clip_B1THW, self.config, wanted.variation, region)
 
     def _region(self, tracked: Tracks, frames_BT: torch.Tensor, device: torch.device) -> Region:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from slowfast_ray.data import clips
+from slowfast_ray.data import clips, memory
 
 MAX_GPU_SHARE = 0.25
 """Frames that take more of a GPU's memory stay in that of the machine, and their clips are copied."""
@@ -75,10 +75,9 @@ class MemoryFrames:
 
     def on(self, device: torch.device, num_loaders: int = 0) -> "MemoryFrames":
         """The same on a device, or, where they are many for a GPU, with clips that are copied to it."""
-        if device.type == "cuda":
-            memory = torch.cuda.get_device_properties(device).total_memory
-            if self.frames_NHW.device.type == "cpu" and self.num_bytes > MAX_GPU_SHARE * memory:
-                return MemoryFrames(self.frames_NHW, device)
+        moves = device.type == "cuda" and self.frames_NHW.device.type == "cpu"
+        if moves and self.num_bytes > MAX_GPU_SHARE * memory.of_device(device):
+            return MemoryFrames(self.frames_NHW, device)
         return MemoryFrames(self.frames_NHW.to(device))
 
     def gather(self, indices_BT: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""How much memory frames may take."""
+"""How much memory there is, and how much of it frames may take."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 SHARE = 4
 """Without a budget, frames may take one part of so many of the memory."""
@@ -21,6 +23,14 @@ def of_machine() -> int:
         with suppress(OSError, ValueError):  # there is no such control group, or "max"
             found.append(int(Path(limit).read_text()))
     return min(found)
+
+
+def of_device(device: torch.device) -> int:
+    """What this process may have of a GPU, which trials may share, or of the machine for a CPU [bytes]."""
+    if device.type != "cuda":
+        return of_machine()
+    share = torch.cuda.get_per_process_memory_fraction(device.index)
+    return int(share * torch.cuda.get_device_properties(device).total_memory)
 
 
 def place(num_bytes: int, memory_budget: float | None, *, is_streamed: bool = True) -> str:

@@ -4,20 +4,23 @@ Credentials are those of the machine: its role, AWS_PROFILE, AWS_ACCESS_KEY_ID, 
 S3 server is named by AWS_ENDPOINT_URL.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import platformdirs
+from filelock import FileLock
 from pyarrow import ArrowInvalid, fs
+
+from slowfast_ray.data.long_work import SHOWN, LongWork
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,10 @@ PARTS_OF_A_DATASET = ("annotations", "frames")
 FETCHED = ".fetched.json"
 """In a folder's copy on this machine: size and time of each file at its URL when it was fetched."""
 SECONDS_TO_ANSWER = 30
+NUM_FETCHED_AT_ONCE = 8
+"""A file comes over one connection, which S3 serves at some 50 to 100 MB/s."""
 _CHUNK_BYTES = 1 << 22
+_OF_CREDENTIALS = ("AWS_", "GOOGLE_", "CLOUDSDK_")
 
 
 def is_url(place: str) -> bool:
@@ -56,12 +62,21 @@ def open_url(url: str, setting: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(
             f"`{setting}` (={url}) names no bucket; say {url.rstrip('/')}//BUCKET/PATH.".replace("///", "/")
         )
+    given = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_OF_CREDENTIALS)))
     try:
-        if url.startswith("gs://"):
-            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=SECONDS_TO_ANSWER)), path
-        return fs.FileSystem.from_uri(f"s3://{path}")
+        return _file_system(url.split("://")[0], path.split("/")[0], given), path
     except (OSError, ArrowInvalid) as error:
         raise ValueError(unreachable(url, setting, error)) from error
+
+
+@lru_cache(maxsize=16)
+def _file_system(scheme: str, bucket: str, given: tuple[tuple[str, str], ...]) -> fs.FileSystem:
+    """One for all files of a bucket, as long as the environment gives it the same: each asks anew where the bucket is,
+    and connects anew.
+    """
+    if scheme == "gs":
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=SECONDS_TO_ANSWER))
+    return fs.FileSystem.from_uri(f"s3://{bucket}")[0]
 
 
 def files_at(url: str, setting: str) -> dict[str, fs.FileInfo]:
@@ -72,6 +87,15 @@ def files_at(url: str, setting: str) -> dict[str, fs.FileInfo]:
     except OSError as error:
         raise ValueError(unreachable(url, setting, error)) from error
     return {each.path[len(root) + 1 :]: each for each in found if each.type == fs.FileType.File}
+
+
+def check_readable(url: str, setting: str) -> None:
+    """Raises ValueError unless this machine may ask for what is at a URL."""
+    filesystem, path = open_url(url, setting)
+    try:
+        filesystem.get_file_info(path)
+    except OSError as error:
+        raise ValueError(unreachable(url, setting, error)) from error
 
 
 def fetched_dataset(url: str) -> Path:
@@ -101,7 +125,7 @@ def fetched_weights(url: str) -> Path:
 def _fetched(url: str, setting: str, files: dict[str, fs.FileInfo]) -> Path:
     folder = cache_of(url, setting.split(".")[1])
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    with FileLock(folder / ".lock"):
         noted = _noted(folder)
         wanted = {name: info for name, info in files.items() if noted.get(name) != _state(info)}
         if wanted:
@@ -117,22 +141,45 @@ def _fetched(url: str, setting: str, files: dict[str, fs.FileInfo]) -> Path:
 def _fetch(url: str, setting: str, wanted: dict[str, fs.FileInfo], folder: Path, noted: dict[str, list[int]]) -> None:
     filesystem, _ = open_url(url, setting)
     num_bytes = sum(info.size for info in wanted.values())
-    log.info("Fetching %d files, %.2f GB, from %s into %s.", len(wanted), num_bytes / 1e9, url, folder)
-    for number, (name, info) in enumerate(sorted(wanted.items()), start=1):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+    log.info("Fetching %d files, %.2f GB, from %s.", len(wanted), num_bytes / 1e9, url, extra=SHOWN)
+    work = LongWork(log, "Fetched", num_bytes)
+
+    def fetch(name: str) -> str:
+        _copy(filesystem, wanted[name], folder / name, url, setting)
+        return name
+
+    with ThreadPoolExecutor(NUM_FETCHED_AT_ONCE) as pool:
         try:
-            with filesystem.open_input_stream(info.path) as source, part.open("wb") as file:
-                shutil.copyfileobj(source, file, _CHUNK_BYTES)
-        except OSError as error:
-            raise ValueError(unreachable(info.path, setting, error)) from error
-        if part.stat().st_size != info.size:
-            raise ValueError(f"{url}/{name} changed while it was fetched; start again once it is whole.")
-        part.rename(path)
-        noted[name] = _state(info)
-        _note(folder, noted)
-        log.info("Fetched %d of %d: %s.", number, len(wanted), name)
+            for name in pool.map(fetch, sorted(wanted)):
+                noted[name] = _state(wanted[name])
+                _note(folder, noted)
+                log.info("Fetched %s.", name)
+                work.advance(wanted[name].size)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    log.info("What was fetched is kept in %s.", folder)
+
+
+def _copy(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path, url: str, setting: str) -> None:
+    """The file has its name once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        for piece in _pieces(filesystem, info, setting):
+            file.write(piece)  # a full disk is no fault of the storage
+    if part.stat().st_size != info.size:
+        raise ValueError(f"{url} changed while {info.path} was fetched; start again once it is whole.")
+    part.rename(path)
+
+
+def _pieces(filesystem: fs.FileSystem, info: fs.FileInfo, setting: str) -> Iterator[bytes]:
+    try:
+        with filesystem.open_input_stream(info.path) as source:
+            while piece := source.read(_CHUNK_BYTES):
+                yield piece
+    except OSError as error:
+        raise ValueError(unreachable(info.path, setting, error)) from error
 
 
 def _state(info: fs.FileInfo) -> list[int]:
@@ -164,14 +211,6 @@ def _check_room(folder: Path, num_bytes: int, url: str, setting: str) -> None:
             f"`{setting}` (={url}) takes {num_bytes / 1e9:.1f} GB on this machine, but {folder} has "
             f"{free / 1e9:.1f} GB left; name a larger disk by XDG_CACHE_HOME."
         )
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[IO[str]]:
-    """One process of this machine at a time is inside, the others wait; a killed one holds nothing."""
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
 
 
 def unreachable(url: str, setting: str, error: Exception) -> str:

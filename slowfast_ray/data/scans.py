@@ -6,13 +6,11 @@ cache, under the recording's path, size and time of change, so that a machine sc
 Legend: N frames of a recording, H height, W width.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from slowfast_ray.data import recordings, repairs
+from slowfast_ray.data.long_work import LongWork
 from slowfast_ray.data.recording_files import OpenRecording
 from slowfast_ray.data.recordings import DEAD_BELOW_CELSIUS
 
@@ -33,7 +33,6 @@ VERSION = 1
 """Of the files in the cache and of what is found: raised with each change, so that older ones are not read."""
 PIECE_BYTES = 64_000_000
 """Frames that are in memory at once."""
-TELL_EVERY_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -72,21 +71,13 @@ def of_all(paths: Sequence[Path], num_bytes: Sequence[int]) -> list[Scan]:
     Several processes may ask at once: each recording is scanned by one of them, and the others wait. Raises ValueError
     or OSError for a recording that cannot be used, and for a cache that cannot be written.
     """
-    total_gb, done_gb = sum(num_bytes) / 1e9, 0.0
-    started = told = time.monotonic()
-    found = []
+    work, found = LongWork(log, "Scanned", sum(num_bytes)), []
     for path, size in zip(paths, num_bytes, strict=True):
         found.append(of(path))
-        done_gb += size / 1e9
-        now = time.monotonic()
-        if now - told > TELL_EVERY_S:
-            told = now
-            left_s = (now - started) * (total_gb / done_gb - 1)
-            log.info("Scanned %d of %d recordings, %.1f of %.1f GB; about %.0f s left.",
-                     len(found), len(paths), done_gb, total_gb, left_s)  # fmt: skip
-    if time.monotonic() - started > TELL_EVERY_S:
+        work.advance(size)
+    if work.is_long:
         log.info("Scanned %.1f GB in %.0f s; what was found is kept in %s.",
-                 total_gb, time.monotonic() - started, folder())  # fmt: skip
+                 sum(num_bytes) / 1e9, work.seconds, folder())  # fmt: skip
     return found
 
 
@@ -105,13 +96,15 @@ def of(path: Path) -> Scan:
         return found
     with _writable(cached.parent):
         cached.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(cached.parent / f"lock-{of_path[:2]}"):  # recordings may share one: then they wait, no more
+    lock = FileLock(cached.parent / f"lock-{of_path[:2]}")  # recordings may share one: then they wait, no more
+    with _writable(cached.parent):
+        lock.acquire()
+    with lock:
+        lock.release()  # the block holds it
         found = _load(cached, path, status)
         if found is None:
+            # Scans of what the recording was before stay: machines that share a home may have other recordings there.
             _write(cached, *_found_in(path))
-            for other in cached.parent.glob(f"{of_path}-*.safetensors"):  # of what the recording was before
-                if other != cached:
-                    other.unlink(missing_ok=True)
     found = found or _load(cached, path, status)
     if found is None:
         raise OSError(f"The scan of {path} was written to {cached} and cannot be read; is its disk full?")
@@ -213,16 +206,3 @@ class StoredRepairs:
             frame_R = np.repeat(np.arange(len(frames_NHW)), np.diff(offsets))
             pixels_R = self._file.get_slice("pixels_R")[start:end]
             frames_NHW.reshape(len(frames_NHW), -1)[frame_R, pixels_R] = self._file.get_slice("values_R")[start:end]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process; where the file system knows none, scans may be made twice."""
-    with _writable(path.parent):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            log.info("%s cannot be locked (%s): processes that start together scan alone.", path, error)
-        yield

@@ -18,6 +18,8 @@ STUDY = "study.db"
 """In a search's folder: an Optuna storage, which optuna-dashboard opens."""
 COMMANDS = "commands.txt"
 """In a search's folder: the command lines that began it and went on with it, one each."""
+IDENTITY = "identity"
+"""In the folder of a run that is kept at a URL: tells it from an earlier one of that name, which was deleted there."""
 MEMBERS = "split.json"
 """In a run's folder: which samples train, validate, and were left out."""
 
@@ -74,6 +76,12 @@ def read_search(folder: Path) -> SearchConfig:
             f"{folder / SEARCH} does not say how the search began ({error}); it was written by another version, or "
             "damaged: search again under another name."
         ) from error
+
+
+def identity_of(folder: Path) -> str:
+    """What tells the run in `folder` from an earlier one of that name; empty where its folder alone is what it has."""
+    path = folder / IDENTITY
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def note_command(folder: Path) -> None:

@@ -48,17 +48,12 @@ _ON_ONE_MACHINE = {
 }
 
 
-def address_of(run: RunConfig | None = None) -> str | None:
-    """The cluster to join; None where Ray is started on this machine."""
-    named = run.address if run is not None else None
-    return named or os.environ.get("RAY_ADDRESS") or None
-
-
 def has_gpu(address: str | None) -> bool:
     """Whether the cluster at `address`, or that RAY_ADDRESS names, has a GPU, or may have one."""
-    if not address and address_of() is None:
+    run = RunConfig(address=address)
+    if run.cluster_address is None:
         return False
-    with connected(RunConfig(address=address), verbose=False):
+    with connected(run, verbose=False):
         found = machines.joined()
     return any(each.gpus >= 1 for each in (*found.now, *found.most))
 
@@ -72,7 +67,7 @@ def connected(run: RunConfig, *, verbose: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address_of(run)
+    address = run.cluster_address
     for name, value in ({} if verbose else _QUIET).items():
         os.environ.setdefault(name, value)
     options = {"logging_level": logging.INFO if verbose else logging.ERROR, "log_to_driver": verbose}
@@ -90,7 +85,7 @@ def connected(run: RunConfig, *, verbose: bool) -> Iterator[None]:
 @contextmanager
 def joined(run: RunConfig, *, verbose: bool) -> Iterator[None]:
     """`connected` where there is a cluster to join; on this machine alone Ray is started later, by whoever needs it."""
-    if address_of(run) is None:
+    if run.cluster_address is None:
         yield
         return
     with connected(run, verbose=verbose):
@@ -177,7 +172,7 @@ def slots_for(run: RunConfig, max_concurrent: int | None) -> tuple[Slots, Machin
 
 def check_fits(run: RunConfig, max_concurrent: int | None) -> None:
     """Raises RefusedError, without starting Ray, where this machine is too small; a cluster is asked once joined."""
-    if address_of(run) is None and not ray.is_initialized():
+    if run.cluster_address is None and not ray.is_initialized():
         slots.share(run, machines.here(), max_concurrent)
 
 

@@ -103,10 +103,14 @@ def quiet_logs(*, verbose: bool) -> None:
         level=logging.WARNING if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
     own, shown = logging.getLogger("slowfast_ray"), logging.INFO if verbose else logging.WARNING
-    own.setLevel(shown)
+    own.setLevel(logging.INFO)
     # The file of a run takes more than the terminal (running/logs.py), so that the terminal has a filter of its own.
     for handler in set(logging.getLogger().handlers) - there:
-        handler.addFilter(lambda record: not record.name.startswith(own.name) or record.levelno >= shown)
+        handler.addFilter(
+            lambda record: (
+                not record.name.startswith(own.name) or record.levelno >= shown or hasattr(record, "is_shown")
+            )
+        )
     if not verbose:
         warnings.simplefilter("ignore")
 

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import cluster, mirror, node_check, node_frames, worker
+from slowfast_ray.running import begun, cluster, node_check, node_frames, worker
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.process_group import OverRaysNetwork
 from slowfast_ray.running.pulse import Watch, beating
@@ -46,7 +46,8 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: b
         consumer.start()
         try:
             with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
-                supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint)
+                identity = begun.identity_of(ready.folder)
+                supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint, identity)
                 # Nobody else tries again.
                 train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
         except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
@@ -95,10 +96,10 @@ def train(
     worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
     """
 
-    storage, slots, pulse = experiment.run.storage, supplies.slots, supplies.pulse
+    slots, pulse = supplies.slots, supplies.pulse
 
     def train_share(_: dict[str, Any]) -> None:
-        home = mirror.of(storage, name, "worker")
+        home = supplies.home_of(experiment, name)
         context = ray.train.get_context()
         group = ray.get_runtime_context().get_placement_group_id()
         device = get_device()
@@ -137,7 +138,7 @@ def train(
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=f"{storage}/{name}",
+            storage_path=f"{experiment.run.storage}/{name}",
             callbacks=[*callbacks, TellOfRestarts(pulse, name)],
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),

@@ -18,7 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import deaths, group, mirror, node_frames, worker
+from slowfast_ray.running import deaths, group, node_frames, worker
 from slowfast_ray.running.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
 from slowfast_ray.running.pulse import Watch, beating
 from slowfast_ray.running.slots import Slots
@@ -34,6 +34,7 @@ def run(
     board: Board,
     search: str,
     *,
+    identity: str,
     objective: str,
     slots: Slots,
     data: Dataset,
@@ -44,11 +45,11 @@ def run(
     """Runs the jobs of `board`, each in its folder below that of the search, until there is none left or the board is
     over; as many at once as the machines hold, as they come and go.
 
-    `objective` chooses each job's best epoch; `data` is what they all read.
+    `identity` is the search's own (begun.py), `objective` chooses each job's best epoch, `data` is what they all read.
     """
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(MAX_WAITING))
     with Watch(hang_timeout_min) as watch, node_frames.sharing(data) as readers:
-        supplies = Supplies(slots, watch.pulse, readers, data.source.fingerprint)
+        supplies = Supplies(slots, watch.pulse, readers, data.source.fingerprint, identity)
         trainable = _trainable(search, objective, supplies)
         _run(board, watch, search, trainable, slots, max_failures=max_failures, verbose=verbose)
 
@@ -101,7 +102,7 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
             tune.report({VERDICT: deaths.ending_of(error), REASON: deaths.reason_of(error)})
             return
         name = f"{search}/{config[NAME]}"
-        home = mirror.of(experiment.run.storage, name, "worker")
+        home = supplies.home_of(experiment, name)
         try:
             if experiment.run.num_workers == 1:
                 slots = supplies.slots

@@ -12,10 +12,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from filelock import FileLock
 from pyarrow import fs
 
 from slowfast_ray.data import remote
@@ -23,12 +23,13 @@ from slowfast_ray.learning import checkpoint, checksums
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["driver", "worker"]
-"""Whose copy: a driver's may lack weights, so that a worker on the same machine has another."""
-
 SECONDS_BETWEEN_TRIES = 10.0
 NUM_TRIES = 30
 """A storage may be away for five minutes where a run begins or ends; between, it is asked again after each epoch."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Mirror:
     folder: Path
     url: str = ""
     """Empty where the folder itself is what everybody sees."""
+    on_file: Callable[[], None] = _nothing
+    """Called for each file that is sent, and before each new try: whoever waits for it sees that it gets on."""
 
     def below(self, name: str) -> "Mirror":
         """Of a folder in it."""
-        return Mirror(self.folder / name, f"{self.url}/{name}" if self.url else "")
+        return replace(self, folder=self.folder / name, url=f"{self.url}/{name}" if self.url else "")
 
     def place_of(self, name: str) -> str:
         """Where others find a file or folder in it."""
@@ -92,22 +95,27 @@ class Mirror:
         if not self.url:
             return
         if is_last:
-            patiently(self._send_checkpoints)
+            patiently(self._send_checkpoints, self.on_file)
             return
         try:
             self._send_checkpoints()
         except ValueError as error:
             log.warning("The checkpoint stays in %s for now: %s", self.folder, error)
 
-    def bring_checkpoints(self, *, without: Iterable[str] = (), as_there: bool = False) -> None:
-        """Brings whole checkpoints that are newer than those here, or were written by others; leaves out the files
-        named `without`. With `as_there` newer ones that are here alone are given up. Raises ValueError where it fails.
+    def bring_checkpoints(
+        self, *, without: Iterable[str] = (), with_files: Iterable[str] = (), as_there: bool = False
+    ) -> None:
+        """Brings whole checkpoints that are newer than those here, or were written by others, and the files beside them
+        that are named; leaves out the checkpoints' files named `without`. With `as_there` newer checkpoints that are
+        here alone are given up. Raises ValueError where it fails.
         """
         if not self.url:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with remote.alone(self.folder):  # the workers of a trial on one machine share the copy
-            self._bring_checkpoints({*without}, as_there=as_there)
+        with FileLock(self.folder / ".lock"):  # the workers of a trial on one machine share the copy
+            listed = self._listed()
+            self._bring({name: listed[name] for name in with_files if name in listed})
+            self._bring_checkpoints(listed, {*without}, as_there=as_there)
 
     def forget(self) -> None:
         """Removes the copy of this machine where all of its checkpoints are at the URL: others may need the room."""
@@ -118,8 +126,7 @@ class Mirror:
             if all(f"{name}/{checksums.CHECKSUMS}" in there for name in self._here()):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _bring_checkpoints(self, without: set[str], *, as_there: bool) -> None:
-        listed = self._listed()
+    def _bring_checkpoints(self, listed: dict[str, fs.FileInfo], without: set[str], *, as_there: bool) -> None:
         whole = {name.split("/")[0] for name in listed if name.endswith(f"/{checksums.CHECKSUMS}")}
         here = self._here().keys()
         is_newer = max(map(_position, here), default=(0, 0)) > max(map(_position, whole), default=(0, 0))
@@ -198,6 +205,7 @@ class Mirror:
             )
         except OSError as error:
             raise ValueError(f"{self.url}/{name} cannot be written: {error}") from error
+        self.on_file()
 
     def _bring(self, files: dict[str, fs.FileInfo], on_file: Callable[[int], None] = lambda num_bytes: None) -> None:
         filesystem, _ = remote.open_url(self.url, "run.storage")
@@ -219,7 +227,7 @@ class Mirror:
             on_file(files[name].size)
 
 
-def patiently(action: Callable[[], None]) -> None:
+def patiently(action: Callable[[], None], on_try: Callable[[], None] = _nothing) -> None:
     """Tries again where the storage is away, for five minutes; then raises its ValueError."""
     for left in reversed(range(NUM_TRIES)):
         try:
@@ -230,13 +238,16 @@ def patiently(action: Callable[[], None]) -> None:
                 raise
             log.warning("%s Trying again.", error)
         time.sleep(SECONDS_BETWEEN_TRIES)
+        on_try()
 
 
-def of(storage: str, name: str, kind: Kind) -> Mirror:
-    """Of a run called `name` (or `search/trial`) in a `run.storage`."""
+def of(storage: str, name: str, kept_by: str) -> Mirror:
+    """Of a run called `name` (or `search/trial`) in a `run.storage`. `kept_by` tells this machine's copies of it apart:
+    a driver's may lack weights, so that a worker has another.
+    """
     if not remote.is_url(storage):
         return Mirror(Path(storage) / name)
-    return Mirror(remote.cache_of(storage, f"runs/{kind}") / name, f"{storage.rstrip('/')}/{name}")
+    return Mirror(remote.cache_of(storage, f"runs/{kept_by}") / name, f"{storage.rstrip('/')}/{name}")
 
 
 def _position(name: str) -> tuple[int, int]:

@@ -44,16 +44,9 @@ def what_fits(experiment: Experiment, num_bytes: int) -> str:
     )
 
 
-def memory_of(device: torch.device) -> int:
-    """All memory of the GPU or, on a CPU, of the machine [bytes]."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return memory.of_machine()
-
-
 def explained(error: DoesNotFitError, experiment: Experiment, device: torch.device) -> DoesNotFitError:
     """The error of a clip that fits into no memory, with what it would have needed, and what would fit."""
-    data, num_bytes = experiment.data, memory_of(device)
+    data, num_bytes = experiment.data, memory.of_device(device)
     needed = memory_bytes(cost_of(experiment), experiment, 1)
     return DoesNotFitError(
         f"{error} A clip of `data.clip_len` (={data.clip_len}) frames of `data.height` (={data.height}) x "

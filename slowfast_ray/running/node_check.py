@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.data import remote
-from slowfast_ray.running import cluster
+from slowfast_ray.running.mirror import Mirror
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.refusals import RefusedError
 
@@ -33,6 +34,17 @@ SECONDS_TO_ANSWER = 120.0
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a machine must see."""
+
+    paths: tuple[str, ...]
+    urls: tuple[tuple[str, str], ...]
+    """To be read from: setting and URL of each."""
+    home: Mirror | None
+    """To be written to; None where it is no URL."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a machine says."""
 
@@ -40,11 +52,13 @@ class Answer:
     versions: dict[str, str]
     unseen: tuple[str, ...]
     """Of the paths that were asked for."""
+    unreached: tuple[str, ...]
+    """Why a URL cannot be reached, a sentence each."""
 
 
 def check(ready: Ready) -> None:
     """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
-    if cluster.address_of(ready.experiment.run) is None:
+    if ready.experiment.run.cluster_address is None:
         return
     found = flaws(ready, [node["NodeID"] for node in ray.nodes() if node["Alive"]])
     if found:
@@ -56,14 +70,15 @@ def flaws(ready: Ready, node_ids: Sequence[str]) -> list[str]:
     place = None if ready.home.url else next(each for each in ready.folder.parents if each.is_dir())
     with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-") as probe:
         paths = _needed(ready) | ({} if place is None else {probe.name: _unshared_storage(ready)})
-        answers, silent = _ask(node_ids, tuple(paths))
-    here = _look(())
+        asked = Asked(tuple(paths), _urls(ready), ready.home if ready.home.url else None)
+        answers, silent = _ask(node_ids, asked)
+    here = _versions()
     found = [f"The machine {node} of the cluster does not answer within {SECONDS_TO_ANSWER:g} s." for node in silent]
     for answer in answers:
         others = [
-            f"{name} {version} (here {here.versions[name]})"
+            f"{name} {version} (here {here[name]})"
             for name, version in answer.versions.items()
-            if version != here.versions[name]
+            if version != here[name]
         ]
         if others:
             found.append(
@@ -71,13 +86,14 @@ def flaws(ready: Ready, node_ids: Sequence[str]) -> list[str]:
                 "constraints.txt says on every one."
             )
         found += [f"{paths[path]}: {answer.host} does not see it." for path in answer.unseen]
+        found += [f"On {answer.host}: {reason}" for reason in answer.unreached]
     return found
 
 
 @contextmanager
 def newcomers(ready: Ready, say: Callable[[str], None]) -> Iterator[None]:
     """While the block runs, machines that join later are asked, too: what they lack is said, since a search goes on."""
-    if cluster.address_of(ready.experiment.run) is None:
+    if ready.experiment.run.cluster_address is None:
         yield
         return
     known, ended = {node["NodeID"] for node in ray.nodes()}, threading.Event()
@@ -116,6 +132,11 @@ def _needed(ready: Ready) -> dict[str, str]:
     return paths
 
 
+def _urls(ready: Ready) -> tuple[tuple[str, str], ...]:
+    named = (("data.root", ready.experiment.data.root), ("model.weights", ready.experiment.model.weights))
+    return tuple((setting, place) for setting, place in named if place is not None and remote.is_url(place))
+
+
 def _unshared_storage(ready: Ready) -> str:
     return (
         f"`run.storage` (={ready.experiment.run.storage}) must be one folder that every machine sees, or a URL "
@@ -123,26 +144,36 @@ def _unshared_storage(ready: Ready) -> str:
     )
 
 
-def _ask(node_ids: Sequence[str], paths: tuple[str, ...]) -> tuple[list[Answer], list[str]]:
-    asked = {
-        _look_there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths): node
+def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str]]:
+    looks = {
+        _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(asked): node
         for node in node_ids
     }
-    done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
-    return ray.get(done), [asked[each] for each in silent]
+    done, silent = ray.wait(list(looks), num_returns=len(looks), timeout=SECONDS_TO_ANSWER)
+    return ray.get(done), [looks[each] for each in silent]
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _look_there(paths: tuple[str, ...]) -> Any:
-    return _look(paths)
-
-
-def _look(paths: tuple[str, ...]) -> Answer:
+def _look(asked: Asked) -> Any:
     return Answer(
         host=f"{socket.gethostname()} ({ray.util.get_node_ip_address()})",
-        versions={"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        unseen=tuple(path for path in paths if not Path(path).exists()),
+        versions=_versions(),
+        unseen=tuple(path for path in asked.paths if not Path(path).exists()),
+        unreached=tuple(_unreached(asked)),
     )
+
+
+def _unreached(asked: Asked) -> Iterator[str]:
+    checks = [partial(remote.check_readable, url, setting) for setting, url in asked.urls]
+    for check_url in checks if asked.home is None else [asked.home.check_writable, *checks]:
+        try:
+            check_url()
+        except ValueError as error:
+            yield str(error)
+
+
+def _versions() -> dict[str, str]:
+    return {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str:

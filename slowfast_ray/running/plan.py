@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slowfast_ray.data import memory
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import optimizer
 from slowfast_ray.learning.step import DoesNotFitError
@@ -37,7 +38,7 @@ def show(ready: Ready) -> None:
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in rows(ready, device, needs.memory_of(device)):
+    for name, text in rows(ready, device, memory.of_device(device)):
         table.add_row(name, Text(text))
     console.print(table)
     console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
@@ -60,8 +61,8 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
         measured = measuring.measure(prepared, 1 if is_large else share_of(experiment))
     except DoesNotFitError:
         return [*found, *_memory_rows(experiment, needed, 1, device, num_bytes, None)]
-    memory = _memory_rows(experiment, needed, measured.micro_batch, device, num_bytes, measured)
-    return [*found, *memory, *_times(experiment, prepared.batches.num_train_steps, measured, device)]
+    rows_of_memory = _memory_rows(experiment, needed, measured.micro_batch, device, num_bytes, measured)
+    return [*found, *rows_of_memory, *_times(experiment, prepared.batches.num_train_steps, measured, device)]
 
 
 def _sizes(ready: Ready, needed: Cost) -> Rows:

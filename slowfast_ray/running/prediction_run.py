@@ -56,7 +56,7 @@ def run(plan: Plan, *, verbose: bool, on_windows: Callable[[int], None] = lambda
     Side by side on the cluster that RAY_ADDRESS names; without one, as soon as that is quicker than one by one.
     """
     left = plan.recordings
-    if cluster.address_of() is None:
+    if RunConfig().cluster_address is None:
         started = time.monotonic()
         for done in one_by_one(plan, on_windows):
             yield done

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
     """Raises ValueError where the dataset is too small for a batch or for the workers, or the device cannot compute as
     asked; what the machines of a cluster can do is asked there.
     """
-    if not (experiment.run.address or os.environ.get("RAY_ADDRESS")):
+    if experiment.run.cluster_address is None:
         check_precision(experiment.learning, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size, num_workers = experiment.learning.batch_size, experiment.run.num_workers
     if batch_size > len(data.train):
@@ -227,11 +228,16 @@ def claim(ready: Ready, search: str | None = None) -> None:
 
     Raises RefusedError where another run was faster.
     """
+    taken = RefusedError(f"{ready.home.place} was taken by another run just now; choose another --name.")
+    if ready.home.url and ready.home.exists():
+        raise taken
     try:
         ready.folder.mkdir(parents=True)
     except FileExistsError:
-        raise RefusedError(f"{ready.folder} was taken by another run just now; choose another --name.") from None
+        raise taken from None
     (ready.folder / begun.MEMBERS).write_text(ready.data.members_json(), encoding="utf-8")
+    if ready.home.url:
+        (ready.folder / begun.IDENTITY).write_text(uuid.uuid4().hex, encoding="utf-8")
     if search is not None:
         (ready.folder / begun.SEARCH).write_text(search, encoding="utf-8")
     # Last, and whole: where it stands, a run began, and can be resumed.

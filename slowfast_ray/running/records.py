@@ -47,10 +47,10 @@ class Records:
         tracker: Tracker,
         run: RunHandle,
         view: SearchView,
-        sender: Sender | None = None,
+        sender: Sender,
     ) -> None:
         self.ready, self.config, self.tracker, self.run, self.view = ready, config, tracker, run, view
-        self.sender = sender or Sender(ready.home)
+        self.sender = sender
         self._stripped: set[str] = set()
         self._trials: dict[str, Trial] = {}
         self._devices: dict[str, str] = {}
@@ -134,8 +134,8 @@ class Records:
             trial.value,
             why,
         )
+        self.bring(trial.name)
         if state in ("finished", "pruned"):
-            self.bring(trial.name)
             self._report(trial)
         kept = self.ready.folder / trial.name / logs.LOG
         if kept.is_file():
@@ -166,9 +166,10 @@ class Records:
         self.tracker.log_report(trial.run, newest, members if members.is_file() else self.ready.folder / begun.MEMBERS)
 
     def bring(self, name: str) -> None:
-        """What a training measured, to this machine, where its worker kept it at a URL; without its weights."""
+        """What a training measured and said, to this machine, where its worker kept it at a URL; without weights."""
+        home = self.ready.home.below(name)
         try:
-            self.ready.home.below(name).bring_checkpoints(without=checkpoint.HEAVY)
+            home.bring_checkpoints(without=checkpoint.HEAVY, with_files=(logs.LOG,))
         except ValueError as error:
             log.warning("What %s measured is not here: %s", name, error)
 
@@ -198,6 +199,7 @@ class Records:
                 jobs.run(
                     board,
                     self.ready.name,
+                    identity=begun.identity_of(self.ready.folder),
                     objective=self.config.best_epoch_by,
                     slots=slots,
                     data=self.ready.data,

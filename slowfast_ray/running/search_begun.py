@@ -1,12 +1,13 @@
 """What a search began as, on disk, so that it goes on as the same; and that one process at a time runs it."""
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from slowfast_ray.running import begun, suggesting
 from slowfast_ray.running.config import SearchConfig
@@ -74,9 +75,12 @@ def _described(distribution: Any) -> str:
 @contextmanager
 def alone(ready: Ready) -> Iterator[None]:
     """Raises RefusedError where another process runs this search; a killed one holds nothing."""
-    with (ready.folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RefusedError(f"The search in {ready.folder} runs in another process; wait for its end.") from None
+    lock = FileLock(ready.folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RefusedError(f"The search in {ready.folder} runs in another process; wait for its end.") from None
+    try:
         yield
+    finally:
+        lock.release()

@@ -175,12 +175,11 @@ class SearchBoard:
     def _lost(self, told: Told, trial: Trial) -> str:
         """Reads what a trial measured; gives why it cannot be read, empty where it can. Lost trials have no value."""
         folder = self._ready.folder / trial.name
-        self._records.bring(trial.name)
-        newest = checkpoint.newest(folder)
-        if newest is None:
-            return f"{folder} holds no checkpoint any more." if told.curve or told.values else ""
         try:
             self._records.catch_up(trial)
+            newest = checkpoint.newest(folder)
+            if newest is None:
+                return f"{folder} holds no checkpoint any more." if told.curve or told.values else ""
             checkpoint.read_predictions(newest)
         except ValueError as error:
             trial.values = ()

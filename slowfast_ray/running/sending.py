@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -40,19 +41,31 @@ _NOT_SENT = (".lock", "-journal", "-wal", "-shm", ".part")
 
 
 class Sender:
-    """While it is entered, a thread sends what changed in the folder of a driver. Without a URL nothing is sent."""
+    """While it is entered, threads say that this driver is there, and send what changed in its folder. Without a URL
+    nothing is sent.
+
+    Where another driver has taken the run over, since nothing was heard of this one, nothing more is sent: this one is
+    interrupted as by Ctrl-C, and leaving raises RefusedError.
+    """
 
     def __init__(self, home: Mirror) -> None:
         self._home = home
         self._sent: dict[str, tuple[int, int]] = {}
-        self._id, self._beats = uuid.uuid4().hex, 0
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._send_on, name="sender", daemon=True)
+        self._id, self._taken_by = uuid.uuid4().hex, ""
+        self._beats = self._num_sends = 0
+        self._sending, self._saying, self._ended = threading.Lock(), threading.Lock(), threading.Event()
+        # What is sent may take minutes, in which this driver is not to seem gone.
+        self._threads = [
+            threading.Thread(target=self._again, args=(do,), daemon=True) for do in (self._say, self._send)
+        ]
 
     def __enter__(self) -> "Sender":
         if self._home.url:
+            patiently(self._say)
             self.flush()
-            self._thread.start()
+            begun.write_whole(self._home.folder / OWN, self._id)
+            for thread in self._threads:
+                thread.start()
         return self
 
     def __exit__(
@@ -61,12 +74,19 @@ class Sender:
         if not self._home.url:
             return
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         try:
             if kind is None:
-                patiently(lambda: self._flush(is_end=True))
+                patiently(lambda: self._send(is_end=True))
             else:
-                self._flush(is_end=True)
+                self._send(is_end=True)
+            self._say(is_end=True)
+        except _TakenError:
+            raise RefusedError(
+                f"The run at {self._home.url} is driven by another process now, on {self._taken_by}, where it goes on: "
+                f"nothing was heard of this one for {SECONDS_OF_SILENCE:g} s. What this one did since is lost."
+            ) from error
         except ValueError as failed:
             log.warning(
                 "Not all is at %s; the rest is in %s, and goes with --resume: %s",
@@ -74,33 +94,42 @@ class Sender:
             )
 
     def flush(self) -> None:
-        """Sends at once what changed. A storage that is away is asked for five minutes, then raises ValueError."""
-        if self._home.url:
-            patiently(lambda: self._flush(is_end=False))
+        """Sends at once what changed. A storage that is away is asked for five minutes; then, and where another driver
+        has taken the run over, raises ValueError.
+        """
+        if not self._home.url:
+            return
+        try:
+            patiently(self._send)
+        except _TakenError as error:
+            raise ValueError(f"{self._home.url} is driven by another process, on {self._taken_by}.") from error
 
-    def _flush(self, *, is_end: bool) -> None:
-        with self._lock:
-            try:
-                for name in list(self._changed()):
-                    if is_end or not name.endswith(_LONG) or self._beats % NUM_SENDS_OF_LONG == 0:
-                        self._send(name)
-                for name in [each for each in self._sent if not (self._home.folder / each).exists()]:
-                    self._home.remove(name)  # as MLflow's journal, once all of it is told
-                    del self._sent[name]
-                self._say_who(is_end=is_end)
-            except (OSError, sqlite3.Error) as error:
-                raise ValueError(f"{self._home.folder} cannot be read: {error}") from error
-
-    def _send_on(self) -> None:
+    def _again(self, action: Callable[[], None]) -> None:
         is_away = False
         while not self._ended.wait(SECONDS_BETWEEN_SENDS):
             try:
-                self._flush(is_end=False)
+                action()
                 is_away = False
             except ValueError as error:
                 if not is_away:
                     log.warning("%s is asked again: %s", self._home.url, error)
                 is_away = True
+            except _TakenError:
+                return
+
+    def _send(self, *, is_end: bool = False) -> None:
+        with self._sending:
+            self._check_own()
+            try:
+                for name in list(self._changed()):
+                    if is_end or not name.endswith(_LONG) or self._num_sends % NUM_SENDS_OF_LONG == 0:
+                        self._send_file(name)
+                for name in [each for each in self._sent if not (self._home.folder / each).exists()]:
+                    self._home.remove(name)  # as MLflow's journal, once all of it is told
+                    del self._sent[name]
+                self._num_sends += 1
+            except (OSError, sqlite3.Error) as error:
+                raise ValueError(f"{self._home.folder} cannot be read: {error}") from error
 
     def _changed(self) -> Iterator[str]:
         for folder, below, files in os.walk(self._home.folder):
@@ -115,7 +144,7 @@ class Sender:
                 if self._sent.get(name) != (facts.st_size, facts.st_mtime_ns):
                     yield name
 
-    def _send(self, name: str) -> None:
+    def _send_file(self, name: str) -> None:
         path = self._home.folder / name
         facts = path.stat()
         if path.name == begun.STUDY:
@@ -128,13 +157,28 @@ class Sender:
             self._home.send(name)
         self._sent[name] = (facts.st_size, facts.st_mtime_ns)
 
-    def _say_who(self, *, is_end: bool) -> None:
-        self._beats += 1
-        said = {"id": self._id, "host": socket.gethostname(), "beats": self._beats, "ended": is_end}
-        begun.write_whole(self._home.folder / DRIVER, json.dumps(said))
-        self._home.send(DRIVER)
-        if self._beats == 1:
-            begun.write_whole(self._home.folder / OWN, self._id)
+    def _say(self, *, is_end: bool = False) -> None:
+        with self._saying:
+            if self._beats:
+                self._check_own()
+            self._beats += 1
+            said = {"id": self._id, "host": socket.gethostname(), "beats": self._beats, "ended": is_end}
+            begun.write_whole(self._home.folder / DRIVER, json.dumps(said))
+            self._home.send(DRIVER)
+
+    def _check_own(self) -> None:
+        """Raises _TakenError once another driver said that it drives this run."""
+        there = _driver_at(self._home)
+        if there.get("id", self._id) != self._id and not self._taken_by:
+            self._taken_by = str(there.get("host"))
+            log.error("Another process, on %s, drives the run at %s; this one ends.", self._taken_by, self._home.url)
+            os.kill(os.getpid(), signal.SIGINT)
+        if self._taken_by:
+            raise _TakenError
+
+
+class _TakenError(Exception):
+    """Another driver has taken the run over."""
 
 
 def bring(home: Mirror) -> None:

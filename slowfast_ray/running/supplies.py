@@ -8,7 +8,9 @@ from ray.actor import ActorHandle
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.running import node_frames
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import mirror, node_frames
+from slowfast_ray.running.mirror import Mirror
 from slowfast_ray.running.slots import Slots
 
 
@@ -23,6 +25,12 @@ class Supplies:
     """Of node_frames.sharing."""
     fingerprint: str
     """Of the dataset that the driver sees."""
+    identity: str
+    """Of the run or search (begun.py): a worker's machine may still have what an earlier one of that name left."""
+
+    def home_of(self, experiment: Experiment, name: str) -> Mirror:
+        """In a worker: where the run called `name` (or `search/trial`) keeps its files."""
+        return mirror.of(experiment.run.storage, name, f"worker/{self.identity}")
 
     def read_data(self, config: DataConfig) -> None:
         """In a worker, before it trains: reads what its machine has. Raises ValueError where that is other data than

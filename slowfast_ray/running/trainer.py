@@ -10,7 +10,6 @@ from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import (
     begun,
-    cluster,
     data_facts,
     logs,
     mirror,
@@ -96,7 +95,7 @@ def _fit(
     reason = ""
     try:
         tracker.log_missing_epochs(run, history)
-        if experiment.run.num_workers == 1 and cluster.address_of(experiment.run) is None:
+        if experiment.run.num_workers == 1 and experiment.run.cluster_address is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             worker.train(experiment, folder, objective, note, Place(device=device), on_step, url=ready.home.url)
         else:

@@ -75,7 +75,7 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
     """Reads the data and builds the network that `experiment` describes, with the weights that it starts from; without
     them where it goes on from a checkpoint.
     """
-    _compute_as(experiment, place)
+    compute_as(experiment, place)
     data = dataset.load(experiment.data)
     experiment = with_classes(experiment, data)
     torch.manual_seed(experiment.run.seed)
@@ -104,10 +104,11 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
     return Prepared(experiment, data, batches, learner, loss)
 
 
-def _compute_as(experiment: Experiment, place: Place) -> None:
+def compute_as(experiment: Experiment, place: Place) -> None:
     """Settings of this whole process; Tune trains one trial after the other in it."""
     if place.device.type == "cuda":  # whoever takes more runs out of memory alone, and not with its neighbours
-        torch.cuda.set_per_process_memory_fraction(place.gpu_share, place.device)
+        # torch takes no device without an index here; None is the current one.
+        torch.cuda.set_per_process_memory_fraction(float(place.gpu_share), place.device.index)
     is_deterministic = experiment.run.deterministic
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses

@@ -8,6 +8,7 @@ whether a run is new or goes on.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def train(
     _bring(home, place)
     with logs.kept_in(folder) if place.rank == 0 else nullcontext():
         try:
-            _train(experiment, home, objective, report, place, on_step, on_batch, must_leave, replay=replay)
+            telling = replace(home, on_file=on_batch)  # a large checkpoint or a storage that is away takes minutes
+            _train(experiment, telling, objective, report, place, on_step, on_batch, must_leave, replay=replay)
         except Exception as error:
             log.info("It failed. %s: %s", type(error).__name__, error)  # the terminal hears of it from the caller
             raise
@@ -140,8 +142,8 @@ def _train(
             log.info("Epoch %d of %d: %s.", progress.epoch, experiment.learning.num_epochs, _shown(result.metrics))
             if place.rank == 0:
                 checkpoint.save(folder, learner, progress, experiment.to_json(), result.predictions)
+                _send_log(home)  # first: whoever goes on from the checkpoint elsewhere finds its epoch told
                 home.send_checkpoints(is_last=is_finished(progress, experiment))
-                _send_log(home)
             report({**row_of(progress, home, experiment), **meter.read()})
             if is_finished(progress, experiment):
                 break
@@ -161,9 +163,7 @@ def _train(
 def _bring(home: Mirror, place: Place) -> None:
     """What is at the URL. Of several workers the first one decides: it may have written what never came there."""
     if place.rank == 0:
-        mirror.patiently(home.bring_checkpoints)
-        with suppress(ValueError):
-            home.bring(lambda name: name == logs.LOG)
+        mirror.patiently(lambda: home.bring_checkpoints(with_files=(logs.LOG,)))
         if place.num_workers > 1:
             home.send_checkpoints(is_last=True)
     if place.num_workers > 1 and home.url:

@@ -103,6 +103,7 @@ def test_frames_that_are_many_for_a_gpu_stay_with_the_machine(monkeypatch: pytes
         total_memory = 4_000
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Gpu)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0)
     many = MemoryFrames(torch.arange(300.0).view(3, 10, 10))
     assert many.num_bytes > frames.MAX_GPU_SHARE * Gpu.total_memory
     on_gpu = many.on(torch.device("cuda"))

@@ -218,7 +218,7 @@ def test_a_run_goes_on_on_a_machine_that_never_saw_it(
     assert epochs == [1, 2]
     assert outcome.row[worker.CHECKPOINT].startswith(f"{url}/runs/run/epoch-")
     names = s3.names(f"{tmp_path.name}/runs/run")
-    assert {"experiment.json", "split.json", "log.txt", "epoch-002/weights.safetensors"} <= names
+    assert {"experiment.json", "identity", "split.json", "log.txt", "epoch-002/weights.safetensors"} <= names
     text = again.home.read("log.txt").decode()
     assert "Epoch 1 of 2" in text
     assert "Epoch 2 of 2" in text
@@ -261,11 +261,62 @@ def test_a_second_driver_is_refused_while_the_first_lives(
     with Sender(home), pytest.raises(RefusedError, match="is driven by another process"):
         sending.wait_until_alone(other)
     sending.wait_until_alone(other)  # it has ended
-    killed = Sender(home)
-    killed.flush()
+    killed = Mirror(tmp_path / "killed", home.url)
+    killed.folder.mkdir()
+    (killed.folder / "driver.json").write_text('{"id": "killed", "host": "there", "beats": 3, "ended": false}')
+    killed.send("driver.json")
     started = time.monotonic()
     sending.wait_until_alone(other)
     assert time.monotonic() - started >= 2.0
+
+
+def test_a_driver_that_was_taken_for_gone_ends_and_sends_nothing_more(
+    s3: S3, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SECONDS_BETWEEN_SENDS", 0.2)
+    home, other = mirror.of(url, "search", "driver"), Mirror(tmp_path / "other", f"{url}/search")
+    for each in (home, other):
+        each.folder.mkdir(parents=True)
+        (each.folder / "search.json").write_text(str(each.folder))
+
+    def wake_up() -> None:
+        """What another process on another machine does, after it has waited in vain for a sign of the first one."""
+        (other.folder / "driver.json").write_text('{"id": "other", "host": "there", "beats": 1, "ended": false}')
+        other.send("search.json", "driver.json")
+
+    def drive() -> None:
+        with Sender(home) as sender:
+            wake_up()
+            (home.folder / "search.json").write_text("what the first one goes on writing")
+            with pytest.raises(ValueError, match="driven by another process, on there"):
+                sender.flush()
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(30)
+
+    with pytest.raises(RefusedError, match="driven by another process now, on there"):
+        drive()
+    assert home.read("search.json").decode() == str(other.folder)
+    assert json.loads(home.read("driver.json"))["id"] == "other"
+
+
+def test_what_a_deleted_run_of_that_name_left_on_a_worker_is_not_taken(s3: S3, url: str) -> None:
+    earlier, now = (mirror.of(url, "search/trial-000", f"worker/{identity}") for identity in ("earlier", "now"))
+    write(earlier, 7, "trained long ago, and deleted at the URL since")
+    now.bring_checkpoints()
+    assert not files_in(now.folder)
+
+
+def test_a_run_that_began_elsewhere_in_the_meantime_is_not_taken_over(
+    s3: S3, url: str, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tiny.override({"run.storage": url})
+    here = preflight.check(experiment, name="run", objective="val/top1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of another machine"))
+    there = preflight.check(experiment, name="run", objective="val/top1")
+    preflight.claim(there)
+    with Sender(there.home), pytest.raises(RefusedError, match="taken by another run just now"):
+        preflight.claim(here)
+    assert not here.folder.exists()
 
 
 def test_a_run_is_fetched_whole_and_nothing_is_overwritten(

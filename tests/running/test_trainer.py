@@ -24,6 +24,7 @@ from slowfast_ray.learning import checkpoint, counts, loop, step
 from slowfast_ray.model import cost, slowfast
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, wiring, worker
 from slowfast_ray.running.flags import TrainFlags
+from slowfast_ray.running.wiring import Place
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
@@ -301,3 +302,18 @@ def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
     # Only the order of additions differs; it grows from 1e-7 over the steps.
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
     assert losses[1][-1] != pytest.approx(losses[1][0], rel=1e-2), "nothing was learnt, so nothing was compared"
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_share_of_a_gpu_is_asked_for_as_torch_takes_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, index: int
+) -> None:
+    # No GPU is here: torch's own checks run, and what it would tell the driver is noted.
+    told: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch._C, "_cuda_setMemoryFraction", lambda share, index: told.append((share, index)), raising=False
+    )
+    wiring.compute_as(Experiment(), Place(device=torch.device(device), gpu_share=0.5))
+    assert told == [(0.5, index)]
