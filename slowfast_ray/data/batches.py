@@ -156,14 +156,18 @@ def draw_weights(labels_S: torch.Tensor, num_classes: int, balance: float) -> to
 
 def _check_buffers(dataset: Dataset, config: DataConfig, num_clips: int, num_loaders: int) -> int:
     """How many processes can read ahead for batches of `num_clips` clips; warns where memory is short."""
-    needed = loading.buffer_bytes(loading.clip_bytes(dataset.frames, config.clip_len), num_clips, num_loaders)
-    if num_loaders and not loading.fit_into_shared_memory(needed):
+    bytes_of_clip = loading.clip_bytes(dataset.frames, config.clip_len)
+    wanted, wanted_bytes = num_loaders, loading.buffer_bytes(bytes_of_clip, num_clips, num_loaders)
+    needed = wanted_bytes
+    while num_loaders and not loading.fit_into_shared_memory(needed):
+        num_loaders -= 1
+        needed = loading.buffer_bytes(bytes_of_clip, num_clips, num_loaders)
+    if num_loaders < wanted:
         log.warning(
-            "Clips are read from disk by the training process itself: %.2g GB of shared memory (%s) are too few for "
-            "others to pass them on; give the container more, as by --shm-size.",
-            *(needed / 1e9, loading.SHARED_MEMORY),
+            "Clips are read from disk by %s in place of %d processes, which would pass them on through %.2g GB of "
+            "shared memory (%s); give the container more, as by --shm-size.",
+            *(num_loaders or "the training process itself", wanted, wanted_bytes / 1e9, loading.SHARED_MEMORY),
         )
-        num_loaders = 0
     if needed > memory.budget_bytes(config.memory_budget):
         log.warning(
             "Reading clips from disk takes about %.2g GB of memory itself, more than `data.memory_budget` (=%.2g) "

@@ -9,10 +9,12 @@ import pytest
 from slowfast_ray.experiment import Experiment
 from tests.cluster import hosts
 from tests.cluster.hosts import BIN, Machine
+from tests.running import s3_server
 from tests.running.conftest import ROOT, flags_of
 
 pytestmark = pytest.mark.cluster
 
+S3_PORT = 5555
 HEAD = f"{hosts.SUBNET}.1:{hosts.RAY_PORT}"
 
 
@@ -26,6 +28,10 @@ def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
     """A head that trains nothing, a worker of one core, and one whose packages are others."""
     with hosts.network(3, shared=[shared, made_up_root]) as found:
         head, worker, odd = found
+        # The worker has another S3 server, where nobody listens.
+        for machine, port in ((head, S3_PORT), (worker, 9)):
+            machine.environment.update({**s3_server.KEYS, "AWS_DEFAULT_REGION": "us-east-1"})
+            machine.environment["AWS_ENDPOINT_URL"] = f"http://{head.address}:{port}"
         head.ray_start(num_cpus=0)
         worker.ray_start(head)
         packages = Path("/home/root/odd/optuna-4.0.0.dist-info")
@@ -93,6 +99,19 @@ def test_a_dataset_that_only_one_machine_sees(
     machines[0].run(["cp", "-r", made_up_root, "/home/root/data"])
     said = refusal(machines[0], experiment, "--data.root", "/home/root/data")
     assert "`data.root` (=/home/root/data) must be the same folder on every machine, or a URL" in said
+
+
+def test_a_url_that_only_one_machine_reaches(machines: list[Machine], experiment: Experiment) -> None:
+    head = machines[0]
+    server = head.start([BIN / "python", "-m", "moto.server", "-H", head.address, "-p", str(S3_PORT)])
+    try:
+        make = "import boto3; boto3.client('s3').create_bucket(Bucket='bucket')"
+        head.run(["sh", "-c", f'until {BIN}/python -c "{make}" 2>/dev/null; do sleep 0.2; done'])
+        said = refusal(head, experiment, "--run.storage", "s3://bucket/runs")
+    finally:
+        server.kill()
+    assert "On machine-1 (10.77.0.2): `run.storage` (=s3://bucket/runs/refused) cannot be reached" in said
+    assert "machine-0" not in said
 
 
 def test_a_wrong_token_and_an_address_where_nobody_is(machines: list[Machine], experiment: Experiment) -> None:

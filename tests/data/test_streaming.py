@@ -214,6 +214,17 @@ def test_without_shared_memory_the_process_reads_itself(
     assert not loaders_of(reader)
 
 
+def test_with_little_shared_memory_fewer_processes_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_memory, streamed = both(root)
+    monkeypatch.setattr(loading, "fit_into_shared_memory", lambda num_bytes: num_bytes < 60_000_000)
+    reader = batches(streamed, 4)
+    assert "by 2 in place of 4 processes" in caplog.text
+    assert assert_same(reader.train(1), batches(in_memory).train(1)) > 1
+    assert len(loaders_of(reader)) == 2
+
+
 # Files that are gone, and processes that die
 
 

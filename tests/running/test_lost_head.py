@@ -87,3 +87,5 @@ def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
     for run in children:
         points = MlflowClient(experiment.run.tracking_uri).get_metric_history(run.info.run_id, "val/loss")
         assert [point.step for point in points] == [1, 2, 3]
+        names = [file.path for file in MlflowClient(experiment.run.tracking_uri).list_artifacts(run.info.run_id)]
+        assert "log.txt" in names

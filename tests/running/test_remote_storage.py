@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,19 @@ def test_a_run_that_began_elsewhere_in_the_meantime_is_not_taken_over(
     with Sender(there.home), pytest.raises(RefusedError, match="taken by another run just now"):
         preflight.claim(here)
     assert not here.folder.exists()
+
+
+def test_whoever_waits_for_a_storage_sees_that_it_gets_on(s3: S3, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    home = replace(mirror.of(url, "run", "worker"), on_file=lambda: heard.append("beat"))
+    write(home, 1, "first")
+    home.send_checkpoints(is_last=False)
+    assert len(heard) == len(files_in(home.folder)) == 4
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN_TRIES", 0.0)
+    away = replace(home, url="s3://no-such-bucket/run")
+    with pytest.raises(ValueError, match="no-such-bucket"):
+        away.send_checkpoints(is_last=True)
+    assert len(heard) == 4 + mirror.NUM_TRIES - 1
 
 
 def test_a_run_is_fetched_whole_and_nothing_is_overwritten(
