@@ -143,6 +143,7 @@ def start(victim: str, data: Path, folder: Path, flags: Flags, *more: str) -> su
         "search.num-trials": flags.num_trials,
         "search.scheduler": "none",
         "search.max-concurrent": 1,
+        "run.gpus-per-worker": 0,  # one GPU would not do for a group of two
     }
     words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
     environment = {"RAY_TMPDIR": str(folder.parent / "ray"), "OMP_NUM_THREADS": "1"}

@@ -16,6 +16,7 @@ Cost      about 5 minutes on two cores
 Expected  benchmarks/results/scaling_*.txt
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -117,6 +118,9 @@ def measure(case: Case, flags: Flags, root: Path, folder: Path) -> Measured:
         torch.set_num_threads(case.threads)
     began = time.perf_counter()
     trainer.fit(ready, counts.VAL_TOP1, on_row=take)
+    if torch.cuda.is_available():  # a single worker trains in this process, whose GPU the next group needs
+        gc.collect()
+        torch.cuda.empty_cache()
     return Measured(
         clips_per_second=float(np.median([row[counts.TRAIN_CLIPS_PER_SECOND] for row in rows[1:]])),
         seconds_to_start=first[0] - began - rows[0][counts.EPOCH_SECONDS],

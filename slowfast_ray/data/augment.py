@@ -101,6 +101,14 @@ def prepare(
     Without a variation this is what evaluation and prediction see; without a region, of the whole frame. Where a region
     reaches over the border, the border is repeated.
     """
+    # In float32, also where the network that takes the clips computes otherwise: in 16 bits a grid is off by pixels.
+    with torch.autocast(clip_B1THW.device.type, enabled=False):
+        return _prepared(clip_B1THW, config, variation, region)
+
+
+def _prepared(
+    clip_B1THW: torch.Tensor, config: DataConfig, variation: Variation | None, region: Region | None
+) -> torch.Tensor:
     if variation is not None:
         variation = Variation(
             **{

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -39,7 +40,7 @@ class Learner:
     ) -> "Learner":
         """A learner before its first step. Raises ValueError where the device cannot compute in `config.precision`."""
         device = next(model.parameters()).device
-        check_precision(config, device.type)
+        check_precision(config, device)
         return Learner(
             model,
             *build_optimizer(model, config, num_train_steps * config.num_epochs, depth_of),
@@ -54,9 +55,15 @@ class Learner:
         return self.model if self.average is None else self.average.module
 
 
-def check_precision(config: LearningConfig, device_type: str) -> None:
-    """Raises ValueError where a kind of device cannot train in `config.precision`."""
-    if config.precision == "fp16" and device_type != "cuda":
+def check_precision(config: LearningConfig, device: torch.device) -> None:
+    """Raises ValueError where a device cannot train in `config.precision`."""
+    if config.precision == "fp16" and device.type != "cuda":
         raise ValueError(
-            f"`learning.precision` (=fp16) needs a GPU, but this trains on {device_type}; choose fp32 or bf16."
+            f"`learning.precision` (=fp16) needs a GPU, but this trains on {device.type}; choose fp32 or bf16."
+        )
+    is_native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "bf16" and not is_native:
+        raise ValueError(
+            f"`learning.precision` (=bf16) needs a GPU of Ampere's generation or newer, but this trains on "
+            f"{torch.cuda.get_device_name(device)}; choose fp16 or fp32."
         )

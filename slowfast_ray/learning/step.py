@@ -9,6 +9,7 @@ Shapes: B clips of this worker, T frames, H and W height and width, K classes.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,10 @@ class Leaving:
     """By this worker, before the step."""
     agreed: bool = False
     """By all, after it."""
+
+
+_NO_WAY_FITTED = re.compile(r"unable to find an engine|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED")
+"""How cuDNN and cuBLAS put it where memory is short: cuDNN passes over each way that lacks it, until none is left."""
 
 
 def autocast(device: torch.device, config: LearningConfig) -> torch.autocast:
@@ -99,6 +104,11 @@ def _gradients(
             logits.append(logits_MK.detach())
             losses.append(loss_M.detach())
     except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        # With one clip it is no question of memory: a kind of number that the GPU cannot compute with, perhaps.
+        if learner.micro_batch == 1 or not _NO_WAY_FITTED.search(str(error)):
+            raise
         return None
     return torch.cat(logits), torch.cat(losses)
 

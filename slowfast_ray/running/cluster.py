@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
@@ -159,6 +160,11 @@ def end_by_sigterm_as_by_ctrl_c() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def device_of_process() -> torch.device:
+    """For a process of Ray: a GPU where Ray gave it one. It may see others, which it does not have."""
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
 
 def slots_for(run: RunConfig, max_concurrent: int | None) -> tuple[Slots, Machines]:

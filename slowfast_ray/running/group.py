@@ -117,7 +117,7 @@ def train(
                 experiment,
                 home.folder,
                 objective,
-                lambda row: ray.train.report({**row, PLACEMENT_GROUP: group}),
+                line.waiting(lambda row: ray.train.report({**row, PLACEMENT_GROUP: group})),
                 place,
                 replay=replay,
                 url=home.url,

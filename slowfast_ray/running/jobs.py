@@ -114,7 +114,7 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                         experiment,
                         home.folder,
                         objective,
-                        tune.report,
+                        line.waiting(tune.report),
                         place,
                         replay=True,
                         url=home.url,

@@ -33,7 +33,7 @@ Rows = list[tuple[str, str]]
 
 def show(ready: Ready) -> None:
     """Measures, and prints the plan of a run within 80 columns."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = wiring.device_of(ready.experiment.run)
     console = Console()
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from slowfast_ray.data import clips
+from slowfast_ray.data import clips, frames
 from slowfast_ray.data.clip_reader import ClipReader
 from slowfast_ray.data.clips import Clock
 from slowfast_ray.data.recordings import Recording
@@ -148,7 +148,7 @@ class Predictor:
             )
         if tracks is not None and not self.looks_at_people:
             raise ValueError("This model looks at whole frames; leave out the boxes.")
-        reader = ClipReader(frames_NHW.to(self.device), clock, self.experiment.data)
+        reader = ClipReader(frames.of(frames_NHW).on(self.device), clock, self.experiment.data)
         learning = self.experiment.learning
         logits: list[torch.Tensor] = []
         for chosen in torch.arange(len(keyframes_S)).split(learning.batch_size) if len(keyframes_S) else ():

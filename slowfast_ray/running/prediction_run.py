@@ -144,7 +144,7 @@ class _Worker:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._predictor = Predictor.load(plan.model)
+        self._predictor = Predictor.load(plan.model, cluster.device_of_process())
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         done = np.empty(len(batch["path"]), dtype=object)

@@ -7,8 +7,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from slowfast_ray.data import audit, baselines, dataset, remote
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
@@ -210,7 +208,7 @@ def check_against(experiment: Experiment, data: Dataset) -> None:
     asked; what the machines of a cluster can do is asked there.
     """
     if experiment.run.cluster_address is None:
-        check_precision(experiment.learning, "cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(experiment.learning, wiring.device_of(experiment.run))
     batch_size, num_workers = experiment.learning.batch_size, experiment.run.num_workers
     if batch_size > len(data.train):
         raise ValueError(

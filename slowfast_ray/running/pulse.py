@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +22,8 @@ from ray._private import state
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from slowfast_ray.running.worker import Row
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +87,27 @@ class Line:
 
     num_beats: int = 0
     """Until the first, a worker counts as getting on as long as it lives: data may have to be fetched."""
+    is_waiting: bool = False
+    """Whether it waits for the driver, which itself may wait for its storage."""
     is_leaving: bool = False
     """Whether Ray drains its machine, as when a spot machine is called back."""
 
     def get_on(self) -> None:
         """It gets on."""
         self.num_beats += 1
+
+    def waiting(self, report: Callable[[Row], None]) -> Callable[[Row], None]:
+        """The same `report`, during which it counts as getting on."""
+
+        def wait(row: Row) -> None:
+            self.is_waiting = True
+            try:
+                report(row)
+            finally:
+                self.is_waiting = False
+                self.get_on()
+
+        return wait
 
     def must_leave(self) -> bool:
         """Whether it must save and go."""
@@ -166,7 +183,7 @@ def beating(pulse: ActorHandle[Any], run: str, rank: int, timeout_min: float) ->
     def say() -> None:
         said = -1
         while True:
-            if line.num_beats == 0 or line.num_beats != said:
+            if line.num_beats == 0 or line.is_waiting or line.num_beats != said:
                 said = line.num_beats
                 pulse.beat.remote(me)
             with suppress(Exception):  # Ray's head does not answer: whoever gets on is not to die of that

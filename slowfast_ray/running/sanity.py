@@ -118,7 +118,7 @@ def show(ready: Ready, num_batches: int) -> bool:
             elif done.number == 1 or done.number % 10 == 0:
                 say(line)
 
-        found = run(ready, num_batches, torch.device("cuda" if torch.cuda.is_available() else "cpu"), note)
+        found = run(ready, num_batches, wiring.device_of(ready.experiment.run), note)
     what = f"{found.num_clips} clips of {num_batches} batch(es)"
     if found.fits:
         say(

@@ -1,6 +1,5 @@
 """What a search will do and cost, before it starts: trials, rungs, epochs, disk; and time, where it is measured."""
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -119,7 +118,7 @@ def _disk_bytes(ready: Ready, config: SearchConfig, at_once: int) -> float:
 
 
 def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = wiring.device_of(experiment.run)
     place = Place(num_workers=experiment.run.num_workers, device=device)
     prepared = wiring.prepare(experiment, place)
     measured = measuring.measure(prepared, share_of(experiment))

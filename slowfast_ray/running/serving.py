@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.exceptions import HTTPException
 
-from slowfast_ray.running import prediction_rows, serving_requests, tracking, tracking_models
+from slowfast_ray.running import cluster, prediction_rows, serving_requests, tracking, tracking_models
 from slowfast_ray.running.predicting import Predictor
 from slowfast_ray.running.serving_requests import MAX_BODY_MB, Asked, Clip
 
@@ -92,7 +92,8 @@ class ModelServer:
 
     def __init__(self, settings: Settings) -> None:
         self._uri = settings.model
-        self._predictor = Predictor.load(tracking_models.fetch(settings.model, settings.tracking_uri))
+        folder = tracking_models.fetch(settings.model, settings.tracking_uri)
+        self._predictor = Predictor.load(folder, cluster.device_of_process())
         # Made here, and not by a decorator: the settings of a batch are known only now.
         self._batched = serve.batch(
             max_batch_size=settings.max_batch_size, batch_wait_timeout_s=settings.batch_wait_timeout_s

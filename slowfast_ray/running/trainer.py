@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import (
@@ -17,6 +15,7 @@ from slowfast_ray.running import (
     preflight,
     scores,
     sending,
+    wiring,
     worker,
 )
 from slowfast_ray.running.preflight import Ready
@@ -96,8 +95,8 @@ def _fit(
     try:
         tracker.log_missing_epochs(run, history)
         if experiment.run.num_workers == 1 and experiment.run.cluster_address is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            worker.train(experiment, folder, objective, note, Place(device=device), on_step, url=ready.home.url)
+            place = Place(device=wiring.device_of(experiment.run), gpu_share=experiment.run.gpus_per_worker or 1.0)
+            worker.train(experiment, folder, objective, note, place, on_step, url=ready.home.url)
         else:
             from slowfast_ray.running import group  # Ray Train takes a second to import
 

@@ -16,6 +16,10 @@ from slowfast_ray.learning.loss import Loss
 from slowfast_ray.model import freezing, pretrained, slowfast
 from slowfast_ray.model.config import ModelConfig
 from slowfast_ray.model.slowfast import SlowFast
+from slowfast_ray.run_config import RunConfig
+
+CONTEXTS_LEAVE = 0.95
+"""Of a share of a GPU. An H100's 80 GB leave 2 GB for a context in each half, a T4's 16 GB 0.4 GB."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Place:
     """Threads of torch on the CPU; None leaves its own choice."""
     gpu_share: float = 1.0
     """Of the GPU's memory, where several trials share it."""
+
+
+def device_of(run: RunConfig) -> torch.device:
+    """For a run in this process: a GPU where there is one, unless it shall have none."""
+    return torch.device("cuda" if run.gpus_per_worker != 0 and torch.cuda.is_available() else "cpu")
 
 
 def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
@@ -107,8 +116,10 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
 def compute_as(experiment: Experiment, place: Place) -> None:
     """Settings of this whole process; Tune trains one trial after the other in it."""
     if place.device.type == "cuda":  # whoever takes more runs out of memory alone, and not with its neighbours
+        # Each process has a context of its own there, of some hundred MB, which torch does not count.
+        share = place.gpu_share if place.gpu_share == 1 else place.gpu_share * CONTEXTS_LEAVE
         # torch takes no device without an index here; None is the current one.
-        torch.cuda.set_per_process_memory_fraction(float(place.gpu_share), place.device.index)
+        torch.cuda.set_per_process_memory_fraction(float(share), place.device.index)
     is_deterministic = experiment.run.deterministic
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses

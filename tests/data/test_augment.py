@@ -211,6 +211,15 @@ def rows_of(variation: augment.Variation) -> list[Any]:
     return [getattr(variation, each.name).tolist() for each in fields(variation)]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_that_computes_in_16_bits_sees_the_same_clips(dtype: torch.dtype) -> None:
+    expected = varied(some_clips(), EVERYTHING)
+    with torch.autocast("cpu", dtype=dtype):
+        found = varied(some_clips(), EVERYTHING)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_equal_generators_draw_equal_variations() -> None:
     first, again, other = (rows_of(augment.draw(EVERYTHING, 6, seeded(seed))) for seed in (1, 1, 2))
     assert first == again

@@ -33,14 +33,15 @@ def network() -> nn.Sequential:
 class SmallMemory(nn.Module):
     """A network on a device that holds so many clips at once."""
 
-    def __init__(self, num_clips: int) -> None:
+    def __init__(self, num_clips: int, error: RuntimeError | None = None) -> None:
         super().__init__()
         self.inner, self.num_clips, self.seen = network(), num_clips, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, clip_B1THW: torch.Tensor) -> torch.Tensor:
         self.seen.append(len(clip_B1THW))
         if len(clip_B1THW) > self.num_clips:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.inner(clip_B1THW)
 
 
@@ -85,6 +86,17 @@ def test_a_batch_in_four_parts_gives_the_gradients_of_the_whole(recipe: dict[str
     whole, parts = gradients
     assert len(whole) > 100_000
     assert float((parts - whole).norm() / whole.norm()) < 1e-6
+
+
+def test_cudnn_that_finds_no_way_lacks_memory_until_there_is_one_clip() -> None:
+    # Its words, from ATen's Conv_v8.cpp.
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    learner, *_ = take(SmallMemory(2, error), PLAIN)
+    assert learner.micro_batch == 2
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        take(SmallMemory(0, error), PLAIN)
+    with pytest.raises(RuntimeError, match="another fault"):
+        take(SmallMemory(2, RuntimeError("another fault")), PLAIN)
 
 
 def test_what_does_not_fit_is_halved_and_the_step_is_that_of_the_whole_batch(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,8 @@ from ray import tune
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import tuner
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.records import Records
+from slowfast_ray.running.worker import Row
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
@@ -60,3 +62,20 @@ def test_a_stopped_process_is_ended_and_its_trial_goes_on(tiny: Experiment, tmp_
     assert client.get_run(trial.run.id or "").data.tags["slowfast_ray.retried"].startswith("it hung for 0.2 min on ")
     points = client.get_metric_history(trial.run.id or "", "val/loss")
     assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_worker_that_waits_for_its_driver_does_not_hang(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [20.0]
+    note = Records.note
+
+    def late(records: Records, name: str, row: Row) -> bool:
+        time.sleep(waits.pop() if waits else 0.0)  # as while its storage is away
+        return note(records, name, row)
+
+    monkeypatch.setattr(Records, "note", late)
+    experiment = tiny.override({"learning.num_epochs": 2, "run.hang_timeout_min": 0.2})
+    config = SearchConfig(num_trials=1, max_concurrent=1, scheduler="none")
+    result = tuner.search(tuner.check(experiment, SPACE, config, name="search"), SPACE, config)
+    (trial,) = result.trials
+    assert (waits, trial.state, trial.epoch) == ([], "finished", 2)
+    assert "slowfast_ray.retried" not in MlflowClient(result.tracking_uri).get_run(trial.run.id or "").data.tags

@@ -21,7 +21,10 @@ from slowfast_ray.data import dataset
 from slowfast_ray.data.batches import Batches
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, counts, loop, step
+from slowfast_ray.learning.config import LearningConfig
+from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import cost, slowfast
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running import commands, follow_ups, preflight, trainer, wiring, worker
 from slowfast_ray.running.flags import TrainFlags
 from slowfast_ray.running.wiring import Place
@@ -315,5 +318,28 @@ def test_a_share_of_a_gpu_is_asked_for_as_torch_takes_it(
     monkeypatch.setattr(
         torch._C, "_cuda_setMemoryFraction", lambda share, index: told.append((share, index)), raising=False
     )
-    wiring.compute_as(Experiment(), Place(device=torch.device(device), gpu_share=0.5))
-    assert told == [(0.5, index)]
+
+    def compute_as(device: torch.device, share: float) -> None:
+        wiring.compute_as(Experiment(), Place(device=device, gpu_share=share))
+
+    compute_as(torch.device(device), 0.5)
+    compute_as(torch.device(device), 1.0)
+    assert told == [(0.475, index), (1.0, index)]
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(None, "cuda"), (1.0, "cuda"), (0.5, "cuda"), (0.0, "cpu")])
+def test_a_run_that_shall_have_no_gpu_has_none(
+    monkeypatch: pytest.MonkeyPatch, gpus: float | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert wiring.device_of(RunConfig(gpus_per_worker=gpus)).type == expected
+
+
+def test_a_gpu_that_only_imitates_bf16_is_refused_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = torch.device("cuda")
+    with pytest.raises(ValueError, match=r"`learning.precision` \(=bf16\) .* Tesla T4; choose fp16 or fp32"):
+        check_precision(LearningConfig(precision="bf16"), gpu)
+    for precision in ("fp16", "fp32"):
+        check_precision(LearningConfig(precision=precision), gpu)
