@@ -68,12 +68,13 @@ def _run(
     if slots.num_workers > 1:
         # The workers hold the CPUs and GPUs; their driver needs none, but Tune refuses a trial that asks for nothing.
         resources = {"CPU": 0, "node:__internal_head__": 0.001}
-    watcher = Watcher(board, watch, search, max_failures)
+    source = Source(board, slots)
+    watcher = Watcher(board, source, watch, search, max_failures)
     with tempfile.TemporaryDirectory(prefix="slowfast-ray-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=Source(board, slots),
+                search_alg=source,
                 scheduler=Referee(board),
                 num_samples=-1,  # until the board has no more
                 # A fresh process imports torch for 3 s; a job of several workers has processes of its own.

@@ -1,8 +1,9 @@
 """What Ray Tune asks, beside its trials: which one is next, whether one stops, what became of it. A board answers."""
 
+import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher as TuneSearcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import deaths, machines, worker
-from slowfast_ray.running.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
+from slowfast_ray.running.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board, Job
 from slowfast_ray.running.group import PLACEMENT_GROUP
 from slowfast_ray.running.pulse import HUNG, Watch
 from slowfast_ray.running.slots import Slots
 from slowfast_ray.running.worker import Row
+
+log = logging.getLogger(__name__)
 
 MAX_LOST = 100
 """Machines and processes that a trial may lose, after which it counts as one that brings them down."""
@@ -43,6 +47,7 @@ class Source(InDriver, TuneSearcher):
         self._board, self._slots = board, slots
         self._num_running = 0
         self._num_slots, self._counted_at = 0, -math.inf
+        self._again: deque[Job] = deque()
 
     def set_search_properties(self, *args: Any, **spec: Any) -> bool:
         """Whatever Tune says of the metric: the board has its own."""
@@ -52,15 +57,20 @@ class Source(InDriver, TuneSearcher):
         """The next job; None where it has to wait for a slot."""
         if self._num_running >= self._slots_now():
             return None
-        job = self._board.next()
+        job = self._again.popleft() if self._again else self._board.next()
         if job is None:
-            return TuneSearcher.FINISHED
+            # Who has said that there is no more is not asked again, and one that runs may have to be handed out anew.
+            return None if self._num_running else TuneSearcher.FINISHED
         self._num_running += 1
         return {NAME: job.name, EXPERIMENT: job.experiment.flatten()}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """The watcher tells the board."""
         self._num_running -= 1
+
+    def hand_out_again(self, job: Job) -> None:
+        """Before any other: Tune has given it up, and nothing was wrong with it."""
+        self._again.append(job)
 
     def _slots_now(self) -> int:
         """As the machines are now; Ray is asked every few seconds."""
@@ -95,8 +105,9 @@ class Referee(InDriver, FIFOScheduler):
 class Watcher(InDriver, tune.Callback):
     """Tells the board how trials end, and takes care of what they leave."""
 
-    def __init__(self, board: Board, watch: Watch, search: str, max_failures: int) -> None:
-        self._board, self._watch, self._search, self._max_failures = board, watch, search, max_failures
+    def __init__(self, board: Board, source: Source, watch: Watch, search: str, max_failures: int) -> None:
+        self._board, self._source, self._watch = board, source, watch
+        self._search, self._max_failures = search, max_failures
         self._num_failures: Counter[str] = Counter()
         self._groups: dict[str, str] = {}
         self._to_free: list[tuple[float, str]] = []
@@ -119,27 +130,33 @@ class Watcher(InDriver, tune.Callback):
         self._board.ended(trial.config[NAME], last.get(VERDICT), last.get(REASON, ""))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        """It raised, or died, too often."""
+        """It raised, or died, too often. Or a process that is used again was dead before it came to it: where Tune
+        hears of that death twice, it gives up what it has just put back.
+        """
         self._free(trial)
-        self._board.died(trial.config[NAME], self._error_of(trial))
+        name = trial.config[NAME]
+        if trial.trial_id not in self._begun and trial.should_recover():
+            log.info("%s goes to another process.", name)
+            self._source.hand_out_again(Job(name, Experiment().override(trial.config[EXPERIMENT])))
+        else:
+            self._board.died(name, self._error_of(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """It raised, or died, and is tried again, unless it has done so too often; a lost machine does not count, nor a
         process that it never had. Tune's own limit counts them all, and cannot be asked later.
         """
         self._free(trial)
-        error = self._error_of(trial)
+        name, error = trial.config[NAME], self._error_of(trial)
         if trial.trial_id not in self._begun:
-            # A process that is used again was dead before the trial came to it, of which Tune tells twice.
             error = f"{deaths.UNBEGUN}: {error}"
         self._begun.discard(trial.trial_id)
         if not deaths.is_lost(error):
-            self._num_failures[trial.trial_id] += 1
+            self._num_failures[name] += 1
         # The same dict is handed to the process that tries again.
-        if self._num_failures[trial.trial_id] > self._max_failures:
+        if self._num_failures[name] > self._max_failures:
             trial.config[GIVE_UP] = error
             return
-        trial.config[EXPERIMENT] = self._board.retried(trial.config[NAME], error).flatten()
+        trial.config[EXPERIMENT] = self._board.retried(name, error).flatten()
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Tells the board of groups that started again, and frees what stopped ones still hold: without the dashboard

@@ -20,7 +20,9 @@ from ray import tune
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running import search_begun, tuner
+from slowfast_ray.running.boards import Job
 from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.searcher import SearchBoard
 from slowfast_ray.running.tuner import SearchResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
@@ -126,6 +128,23 @@ def test_a_trial_whose_process_is_killed_too_often_is_failed(tiny: Experiment, t
     watcher.join()
     assert result.trials[0].state == "failed"
     assert "killed" in tags_of(result, 0)["slowfast_ray.error"]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_between_two_trials_costs_neither_of_them_a_try(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = SearchBoard.next
+
+    def kill_and_begin(board: SearchBoard) -> Job | None:
+        job = begin(board)
+        if job is not None and job.name != "trial-000":
+            training_process().kill()  # it waits for the next trial, which is on its way
+        return job
+
+    monkeypatch.setattr(SearchBoard, "next", kill_and_begin)
+    result = search(tiny, LR, num_trials=3, max_failures=0)
+    assert [trial.state for trial in result.trials] == ["finished"] * 3
 
 
 def test_what_cannot_be_trained_is_infeasible_and_is_never_started(tiny: Experiment, tmp_path: Path) -> None:
