@@ -67,6 +67,11 @@ class RunConfig:
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
     @property
+    def gpu_share(self) -> float:
+        """Of its GPU's memory, what a worker may have."""
+        return self.gpus_per_worker or 1.0
+
+    @property
     def num_devices(self) -> float:
         """What a run holds while it trains: its GPUs, or its workers where it has none."""
         return self.num_workers * (self.gpus_per_worker or 1.0)

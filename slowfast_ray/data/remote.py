@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -144,32 +145,38 @@ def _fetch(url: str, setting: str, wanted: dict[str, fs.FileInfo], folder: Path,
     log.info("Fetching %d files, %.2f GB, from %s.", len(wanted), num_bytes / 1e9, url, extra=SHOWN)
     work = LongWork(log, "Fetched", num_bytes)
 
+    ended = threading.Event()
+
     def fetch(name: str) -> str:
-        _copy(filesystem, wanted[name], folder / name, url, setting)
+        _copy(filesystem, wanted[name], folder / name, setting, ended)
         return name
 
     with ThreadPoolExecutor(NUM_FETCHED_AT_ONCE) as pool:
         try:
-            for name in pool.map(fetch, sorted(wanted)):
+            for done in as_completed([pool.submit(fetch, name) for name in sorted(wanted)]):
+                name = done.result()
                 noted[name] = _state(wanted[name])
                 _note(folder, noted)
                 log.info("Fetched %s.", name)
                 work.advance(wanted[name].size)
         except BaseException:
+            ended.set()  # nobody waits for what is on its way
             pool.shutdown(cancel_futures=True)
             raise
     log.info("What was fetched is kept in %s.", folder)
 
 
-def _copy(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path, url: str, setting: str) -> None:
-    """The file has its name once it is whole."""
+def _copy(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path, setting: str, ended: threading.Event) -> None:
+    """The file has its name once it is whole. Raises ValueError where it does not become so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         for piece in _pieces(filesystem, info, setting):
             file.write(piece)  # a full disk is no fault of the storage
+            if ended.is_set():
+                raise ValueError(f"{info.path} was not fetched to its end.")
     if part.stat().st_size != info.size:
-        raise ValueError(f"{url} changed while {info.path} was fetched; start again once it is whole.")
+        raise ValueError(f"{info.path} changed while it was fetched; start again once it is whole.")
     part.rename(path)
 
 

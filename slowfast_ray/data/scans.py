@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +96,7 @@ def of(path: Path) -> Scan:
         return found
     with _writable(cached.parent):
         cached.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cached.parent / f"lock-{of_path[:2]}")  # recordings may share one: then they wait, no more
-    with _writable(cached.parent):
-        lock.acquire()
-    with lock:
-        lock.release()  # the block holds it
+    with _locked(cached.parent / f"lock-{of_path[:2]}"):  # recordings may share one: then they wait, no more
         found = _load(cached, path, status)
         if found is None:
             # Scans of what the recording was before stay: machines that share a home may have other recordings there.
@@ -206,3 +202,14 @@ class StoredRepairs:
             frame_R = np.repeat(np.arange(len(frames_NHW)), np.diff(offsets))
             pixels_R = self._file.get_slice("pixels_R")[start:end]
             frames_NHW.reshape(len(frames_NHW), -1)[frame_R, pixels_R] = self._file.get_slice("values_R")[start:end]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process; where the file system knows none, scans may be made twice."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path, fallback_to_soft=False))
+        except (OSError, NotImplementedError) as error:
+            log.info("%s cannot be locked (%s): processes that start together scan alone.", path, error)
+        yield

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -39,7 +39,7 @@ class Mirror:
     folder: Path
     url: str = ""
     """Empty where the folder itself is what everybody sees."""
-    on_file: Callable[[], None] = _nothing
+    on_progress: Callable[[], None] = field(default=_nothing, compare=False)
     """Called for each file that is sent, and before each new try: whoever waits for it sees that it gets on."""
 
     def below(self, name: str) -> "Mirror":
@@ -95,7 +95,7 @@ class Mirror:
         if not self.url:
             return
         if is_last:
-            patiently(self._send_checkpoints, self.on_file)
+            patiently(self._send_checkpoints, self.on_progress)
             return
         try:
             self._send_checkpoints()
@@ -205,7 +205,7 @@ class Mirror:
             )
         except OSError as error:
             raise ValueError(f"{self.url}/{name} cannot be written: {error}") from error
-        self.on_file()
+        self.on_progress()
 
     def _bring(self, files: dict[str, fs.FileInfo], on_file: Callable[[int], None] = lambda num_bytes: None) -> None:
         filesystem, _ = remote.open_url(self.url, "run.storage")

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "pytorchvideo", "numpy", "scipy", "h5py", "safetensors", "optuna", "mlflow")
 """What a result may depend on, or what the machines exchange."""
 SECONDS_BETWEEN_LOOKS = 10.0
-SECONDS_TO_ANSWER = 120.0
-"""A machine that has the code still to fetch needs seconds."""
+SECONDS_TO_ANSWER = 300.0
+"""A machine that has the code still to fetch needs seconds; one that asks in vain for URLs, minutes."""
 
 
 @dataclass(frozen=True)

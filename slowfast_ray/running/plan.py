@@ -34,11 +34,12 @@ Rows = list[tuple[str, str]]
 def show(ready: Ready) -> None:
     """Measures, and prints the plan of a run within 80 columns."""
     device = wiring.device_of(ready.experiment.run)
+    num_bytes = int(memory.of_device(device) * (ready.experiment.run.gpu_share if device.type == "cuda" else 1))
     console = Console()
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in rows(ready, device, memory.of_device(device)):
+    for name, text in rows(ready, device, num_bytes):
         table.add_row(name, Text(text))
     console.print(table)
     console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
@@ -56,7 +57,8 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
         needs.memory_bytes(needed, experiment, at_once) > num_bytes
         or WAYS * needed.flops_per_clip * share_of(experiment) > CPU_FLOPS
     )
-    prepared = wiring.prepare(experiment, Place(num_workers=experiment.run.num_workers, device=device))
+    run = experiment.run
+    prepared = wiring.prepare(experiment, Place(num_workers=run.num_workers, device=device, gpu_share=run.gpu_share))
     try:
         measured = measuring.measure(prepared, 1 if is_large else share_of(experiment))
     except DoesNotFitError:

@@ -110,8 +110,7 @@ class Records:
         self.tracker.set_tags(trial.run, {"slowfast_ray.retried": why[:4000]})
 
     def catch_up(self, trial: Trial) -> None:
-        """A worker may be an epoch ahead of the rows that arrived; its checkpoint knows it."""
-        self.bring(trial.name)
+        """A worker may be an epoch ahead of the rows that arrived; its checkpoint, once it is here, knows it."""
         newest = checkpoint.newest(self.ready.folder / trial.name)
         if newest is None:
             return
@@ -122,7 +121,7 @@ class Records:
         trial.is_finished = worker.is_finished(progress, trial.experiment)
 
     def end(self, trial: Trial, state: State, reason: str = "") -> None:
-        """A training ended."""
+        """A training ended, and what it left is here."""
         trial.state, trial.reason = state, reason
         why = f": {reason}" if reason else "."
         log.info(
@@ -134,7 +133,6 @@ class Records:
             trial.value,
             why,
         )
-        self.bring(trial.name)
         if state in ("finished", "pruned"):
             self._report(trial)
         kept = self.ready.folder / trial.name / logs.LOG
@@ -167,11 +165,14 @@ class Records:
 
     def bring(self, name: str) -> None:
         """What a training measured and said, to this machine, where its worker kept it at a URL; without weights."""
-        home = self.ready.home.below(name)
         try:
-            home.bring_checkpoints(without=checkpoint.HEAVY, with_files=(logs.LOG,))
+            self.fetch(name)
         except ValueError as error:
             log.warning("What %s measured is not here: %s", name, error)
+
+    def fetch(self, name: str) -> None:
+        """The same; raises ValueError where its storage is away."""
+        self.ready.home.below(name).bring_checkpoints(without=checkpoint.HEAVY, with_files=(logs.LOG,))
 
     def strip(self, name: str) -> None:
         """Deletes the weights of a training that can't win any more; what it measured stays."""
@@ -214,5 +215,6 @@ class Records:
         """Ends what is still open: what ran when all was stopped goes on when it is resumed."""
         for trial in self.trials:
             if trial.state is None:
+                self.bring(trial.name)
                 self.catch_up(trial)
                 self.end(trial, "stopped")

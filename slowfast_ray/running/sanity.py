@@ -152,7 +152,8 @@ def run(ready: Ready, num_batches: int, device: torch.device, on_pass: Callable[
             f"`overfit_batches` (={num_batches}) must be within 1..{num_steps}, the batches of an epoch, each of "
             f"`learning.batch_size` (={learning.batch_size}) clips; try {min(2, num_steps)}."
         )
-    prepared = wiring.prepare(plain(ready.experiment, num_steps), Place(device=device))
+    place = Place(device=device, gpu_share=ready.experiment.run.gpu_share)
+    prepared = wiring.prepare(plain(ready.experiment, num_steps), place)
     batches = list(itertools.islice(prepared.batches.train(1), num_batches))
     passes: list[Pass] = []
     is_learnt = False

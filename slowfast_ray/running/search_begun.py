@@ -75,11 +75,16 @@ def _described(distribution: Any) -> str:
 @contextmanager
 def alone(ready: Ready) -> Iterator[None]:
     """Raises RefusedError where another process runs this search; a killed one holds nothing."""
-    lock = FileLock(ready.folder / LOCK, blocking=False)
+    lock = FileLock(ready.folder / LOCK, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise RefusedError(f"The search in {ready.folder} runs in another process; wait for its end.") from None
+    except (OSError, NotImplementedError) as error:
+        raise RefusedError(
+            f"{ready.folder} cannot be locked ({error}), so that another process could run the same search; name a "
+            "`run.storage` on a file system with locks, or a URL."
+        ) from error
     try:
         yield
     finally:

@@ -119,7 +119,8 @@ def _disk_bytes(ready: Ready, config: SearchConfig, at_once: int) -> float:
 
 def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:
     device = wiring.device_of(experiment.run)
-    place = Place(num_workers=experiment.run.num_workers, device=device)
+    run = experiment.run
+    place = Place(num_workers=run.num_workers, device=device, gpu_share=run.gpu_share)
     prepared = wiring.prepare(experiment, place)
     measured = measuring.measure(prepared, share_of(experiment))
     minutes = measured.epoch_seconds(prepared.batches.num_train_steps) * num_epochs / 60

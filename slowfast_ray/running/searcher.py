@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import deaths, preflight, search_space, worker
+from slowfast_ray.running import deaths, mirror, preflight, search_space, worker
 from slowfast_ray.running.boards import Job
 from slowfast_ray.running.records import Records
+from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.study import StorageError, Study, Suggestion, Told
 from slowfast_ray.running.tracking import State
 from slowfast_ray.running.trials import Trial, best_first, best_of, describe, front_of, is_spent, trial_name
@@ -101,6 +102,7 @@ class SearchBoard:
 
     def ended(self, name: str, verdict: str | None, reason: str) -> None:
         """A trial ended by itself, or was stopped."""
+        self._records.bring(name)
         trial = self._records[name]
         if verdict == "halt":
             self.halted = reason
@@ -114,6 +116,7 @@ class SearchBoard:
 
     def died(self, name: str, error: str) -> None:
         """A trial raised, or its process died, and is not tried again."""
+        self._records.bring(name)
         self._fail(self._records[name], deaths.ending_of(error), deaths.reason_of(error))
 
     def retried(self, name: str, error: str) -> Experiment:
@@ -175,6 +178,10 @@ class SearchBoard:
     def _lost(self, told: Told, trial: Trial) -> str:
         """Reads what a trial measured; gives why it cannot be read, empty where it can. Lost trials have no value."""
         folder = self._ready.folder / trial.name
+        try:
+            mirror.patiently(lambda: self._records.fetch(trial.name))
+        except ValueError as error:  # without what it measured, another one would seem the best
+            raise RefusedError(str(error)) from error
         try:
             self._records.catch_up(trial)
             newest = checkpoint.newest(folder)

@@ -95,7 +95,7 @@ def _fit(
     try:
         tracker.log_missing_epochs(run, history)
         if experiment.run.num_workers == 1 and experiment.run.cluster_address is None:
-            place = Place(device=wiring.device_of(experiment.run), gpu_share=experiment.run.gpus_per_worker or 1.0)
+            place = Place(device=wiring.device_of(experiment.run), gpu_share=experiment.run.gpu_share)
             worker.train(experiment, folder, objective, note, place, on_step, url=ready.home.url)
         else:
             from slowfast_ray.running import group  # Ray Train takes a second to import

@@ -112,6 +112,7 @@ class FinalistBoard:
 
     def ended(self, name: str, verdict: str | None, reason: str) -> None:
         """It ended."""
+        self._records.bring(name)
         trial = self._records[name]
         if verdict == "halt":
             self.halted = reason
@@ -122,6 +123,7 @@ class FinalistBoard:
 
     def died(self, name: str, error: str) -> None:
         """It raised, or its process died, too often."""
+        self._records.bring(name)
         self._records.end(self._records[name], deaths.ending_of(error), deaths.reason_of(error))
         self._show()
 

@@ -77,7 +77,7 @@ def train(
     _bring(home, place)
     with logs.kept_in(folder) if place.rank == 0 else nullcontext():
         try:
-            telling = replace(home, on_file=on_batch)  # a large checkpoint or a storage that is away takes minutes
+            telling = replace(home, on_progress=on_batch)  # a large checkpoint or a storage that is away takes minutes
             _train(experiment, telling, objective, report, place, on_step, on_batch, must_leave, replay=replay)
         except Exception as error:
             log.info("It failed. %s: %s", type(error).__name__, error)  # the terminal hears of it from the caller

@@ -289,15 +289,89 @@ def test_a_driver_that_was_taken_for_gone_ends_and_sends_nothing_more(
         with Sender(home) as sender:
             wake_up()
             (home.folder / "search.json").write_text("what the first one goes on writing")
-            with pytest.raises(ValueError, match="driven by another process, on there"):
+            try:
                 sender.flush()
-            with pytest.raises(KeyboardInterrupt):
+            except ValueError as error:
+                seen.append(str(error))
+            try:
                 time.sleep(30)
+            except KeyboardInterrupt:
+                seen.append("interrupted")
 
+    seen: list[str] = []
     with pytest.raises(RefusedError, match="driven by another process now, on there"):
         drive()
+    assert seen == [f"{home.url} is driven by another process, on there.", "interrupted"]
     assert home.read("search.json").decode() == str(other.folder)
     assert json.loads(home.read("driver.json"))["id"] == "other"
+
+
+def test_a_driver_that_goes_on_while_the_storage_stumbles_is_not_taken_for_another(
+    s3: S3, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN_TRIES", 0.0)
+    home, former = mirror.of(url, "search", "driver"), Mirror(tmp_path / "former", f"{url}/search")
+    for each in (home, former):
+        each.folder.mkdir(parents=True)
+    (former.folder / "driver.json").write_text('{"id": "former", "host": "there", "beats": 3, "ended": true}')
+    former.send("driver.json")
+    send, fails = Mirror.send, [True]
+
+    def stumble(self: Mirror, *names: str) -> None:
+        if names == ("driver.json",) and fails:
+            fails.pop()
+            raise ValueError("the storage is away")
+        send(self, *names)
+
+    monkeypatch.setattr(Mirror, "send", stumble)
+    with Sender(home):
+        assert json.loads(home.read("driver.json"))["beats"] == 1
+    assert not fails
+
+
+def test_a_driver_is_there_while_it_sends_for_long(
+    s3: S3, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SECONDS_BETWEEN_SENDS", 0.1)
+    home = mirror.of(url, "search", "driver")
+    home.folder.mkdir(parents=True)
+    (home.folder / "search.json").write_text("begun")
+    send, beats = Mirror.send, []
+
+    def slowly(self: Mirror, *names: str) -> None:
+        if names == ("search.json",):
+            time.sleep(1.5)
+            beats.append(json.loads(home.read("driver.json"))["beats"])
+        send(self, *names)
+
+    monkeypatch.setattr(Mirror, "send", slowly)
+    with Sender(home):
+        (home.folder / "search.json").write_text("ended")
+    first, last = beats
+    assert first > 2, "while it sent what it began with"
+    assert last > first + 2, "while it sent what it ended with"
+
+
+def test_what_a_driver_could_not_send_stays_here(s3: S3, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN_TRIES", 0.0)
+    home = mirror.of(url, "search", "driver")
+    home.folder.mkdir(parents=True)
+    send = Mirror.send
+
+    def fail(self: Mirror, *names: str) -> None:
+        if names != ("driver.json",):
+            raise ValueError("the storage is away")
+        send(self, *names)
+
+    with Sender(home):
+        pass
+    (home.folder / "study.json").write_text("newer than what is there")
+    monkeypatch.setattr(Mirror, "send", fail)
+    with pytest.raises(ValueError, match="is away"):
+        Sender(home).__enter__()
+    monkeypatch.setattr(Mirror, "send", send)
+    sending.bring(home)
+    assert (home.folder / "study.json").read_text() == "newer than what is there"
 
 
 def test_what_a_deleted_run_of_that_name_left_on_a_worker_is_not_taken(s3: S3, url: str) -> None:
@@ -322,7 +396,7 @@ def test_a_run_that_began_elsewhere_in_the_meantime_is_not_taken_over(
 
 def test_whoever_waits_for_a_storage_sees_that_it_gets_on(s3: S3, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    home = replace(mirror.of(url, "run", "worker"), on_file=lambda: heard.append("beat"))
+    home = replace(mirror.of(url, "run", "worker"), on_progress=lambda: heard.append("beat"))
     write(home, 1, "first")
     home.send_checkpoints(is_last=False)
     assert len(heard) == len(files_in(home.folder)) == 4
