@@ -23,7 +23,7 @@ test: test-fast
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray and not slow and not cluster" --numprocesses auto --dist worksteal
 
-# Searches that are killed, an MLflow that is away, a database, a fresh environment: about 13 minutes on two cores.
+# Searches that are killed, an MLflow that is away, a database, a fresh environment: about 17 minutes on two cores.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
 
