@@ -115,7 +115,9 @@ class Line:
 
 
 class Watch:
-    """In the driver, while it is entered: ends workers that are silent for longer than a limit."""
+    """In the driver, while it is entered: ends workers that are silent for longer than a limit. Where Ray on the
+    driver's own machine has died, the driver is interrupted as by Ctrl-C.
+    """
 
     def __init__(self, timeout_min: float) -> None:
         self._seconds = timeout_min * 60
@@ -123,7 +125,8 @@ class Watch:
         self._restarts: list[tuple[str, str]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pulse", daemon=True)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._node_id = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(self._node_id, soft=False)
         pulse: Any = ray.remote(num_cpus=0)(Pulse).options(scheduling_strategy=here).remote()
         self.pulse: ActorHandle[Any] = pulse
 
@@ -148,13 +151,27 @@ class Watch:
         return [(run, f"{HUNG}: {hung}" if (hung := self.why(run)) else error) for run, error in found]
 
     def _look(self) -> None:
+        is_told = False
         while not self._ended.wait(_interval(self._seconds)):
             try:
                 for worker in ray.get(self.pulse.silent_for.remote(self._seconds)):
                     self._end(worker)
                 self._restarts += ray.get(self.pulse.restarts.remote())
             except RayError:
-                log.warning("Workers that hang are not noticed for now.", exc_info=True)
+                if not self._is_here():
+                    log.error("Ray's agent on this machine died, so that nothing can be started: go on with --resume.")
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                if not is_told:
+                    log.warning("Workers that hang are not noticed any more.", exc_info=True)
+                is_told = True
+
+    def _is_here(self) -> bool:
+        """Whether Ray still counts on this machine: without its agent, trials would wait for ever."""
+        try:
+            return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self._node_id)
+        except RayError:
+            return False
 
     def _end(self, worker: Whereabouts) -> None:
         said = f"it hung for {self._seconds / 60:g} min on {worker.host}"
