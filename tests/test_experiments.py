@@ -87,7 +87,7 @@ def test_ctrl_c_ends_a_search_cleanly(tiny: Experiment, tmp_path: Path, kind: si
     )  # fmt: skip
     until = time.monotonic() + 120
     while len({epoch.parent for epoch in (tmp_path / "runs").glob("*/trial-*/epoch-*")}) < 2:
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.2)
     os.killpg(process.pid, kind)  # a terminal sends Ctrl-C to the whole group
