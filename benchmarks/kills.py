@@ -7,8 +7,9 @@ MLflow hold is compared with what had to be there.
 
 Run       python benchmarks/kills.py
 Laptop    python benchmarks/kills.py --rounds 4
-Cost      about 15 minutes on two cores for 20 rounds
-Expected  nothing finished is ever lost, nothing is doubled, at most one epoch of each trial is trained twice
+Cost      15 to 30 minutes on two cores for 20 rounds
+Expected  nothing finished is ever lost, nothing is doubled, at most one epoch of each trial is trained twice;
+          benchmarks/results/kills_cpu_2026-11-29.txt
 """
 
 import random
