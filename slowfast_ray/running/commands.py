@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from slowfast_ray.data import remote
+from slowfast_ray.data.long_work import SHOWN
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.config import ModelConfig
@@ -108,7 +109,7 @@ def quiet_logs(*, verbose: bool) -> None:
     for handler in set(logging.getLogger().handlers) - there:
         handler.addFilter(
             lambda record: (
-                not record.name.startswith(own.name) or record.levelno >= shown or hasattr(record, "is_shown")
+                not record.name.startswith(own.name) or record.levelno >= shown or vars(record).items() >= SHOWN.items()
             )
         )
     if not verbose:

@@ -28,8 +28,7 @@ class Meter:
         if self._device.type == "cuda":
             found["system/gpu_peak_memory_megabytes"] = torch.cuda.max_memory_reserved(self._device) / _MEGABYTE
             torch.cuda.reset_peak_memory_stats(self._device)
-            with contextlib.suppress(
-                Exception
-            ):  # without nvidia-ml-py, or where the driver refuses: no run ends of that
+            # Without nvidia-ml-py, or where the GPU's driver refuses: no run ends of that.
+            with contextlib.suppress(Exception):
                 found["system/gpu_utilization_percentage"] = float(torch.cuda.utilization(self._device))
         return found

@@ -50,6 +50,13 @@ def write(home: Mirror, epoch: int, text: str) -> None:
     checksums.write(folder)
 
 
+def sign(home: Mirror, driver: str, *, ended: bool) -> None:
+    """What a driver on another machine says of itself at the URL."""
+    said = {"id": driver, "host": "there", "beats": 3, "ended": ended}
+    (home.folder / sending.DRIVER).write_text(json.dumps(said))
+    home.send(sending.DRIVER)
+
+
 def files_in(folder: Path) -> set[str]:
     return {
         each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file() and each.name != ".lock"
@@ -264,8 +271,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(
     sending.wait_until_alone(other)  # it has ended
     killed = Mirror(tmp_path / "killed", home.url)
     killed.folder.mkdir()
-    (killed.folder / "driver.json").write_text('{"id": "killed", "host": "there", "beats": 3, "ended": false}')
-    killed.send("driver.json")
+    sign(killed, "killed", ended=False)
     started = time.monotonic()
     sending.wait_until_alone(other)
     assert time.monotonic() - started >= 2.0
@@ -282,8 +288,8 @@ def test_a_driver_that_was_taken_for_gone_ends_and_sends_nothing_more(
 
     def wake_up() -> None:
         """What another process on another machine does, after it has waited in vain for a sign of the first one."""
-        (other.folder / "driver.json").write_text('{"id": "other", "host": "there", "beats": 1, "ended": false}')
-        other.send("search.json", "driver.json")
+        sign(other, "other", ended=False)
+        other.send("search.json")
 
     def drive() -> None:
         with Sender(home) as sender:
@@ -313,8 +319,7 @@ def test_a_driver_that_goes_on_while_the_storage_stumbles_is_not_taken_for_anoth
     home, former = mirror.of(url, "search", "driver"), Mirror(tmp_path / "former", f"{url}/search")
     for each in (home, former):
         each.folder.mkdir(parents=True)
-    (former.folder / "driver.json").write_text('{"id": "former", "host": "there", "beats": 3, "ended": true}')
-    former.send("driver.json")
+    sign(former, "former", ended=True)
     send, fails = Mirror.send, [True]
 
     def stumble(self: Mirror, *names: str) -> None:
