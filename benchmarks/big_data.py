@@ -35,8 +35,8 @@ from trainings import machine
 
 from slowfast_ray.data import dataset, scans, source, synthetic
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.running import wiring
-from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.training import wiring
+from slowfast_ray.running.training.wiring import Place
 
 FRAMES = 26_000
 """Of a recording, 250 MB of 40 x 60 pixels."""

@@ -18,11 +18,12 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.checkpoint import Progress
 from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import begun, logs, worker
-from slowfast_ray.running.boards import Job
-from slowfast_ray.running.mirror import Mirror
-from slowfast_ray.running.records import Records
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running.folders import begun, logs
+from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.training import worker
+from slowfast_ray.running.training.boards import Job
+from slowfast_ray.running.training.records import Records
+from slowfast_ray.running.training.worker import Row
 
 T = TypeVar("T")
 REPORT, SUGGESTION, END = "report", "suggestion", "end"

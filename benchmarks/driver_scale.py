@@ -38,14 +38,17 @@ from trainings import machine
 from search_spaces.thermal import THERMAL
 from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import logs, preflight, search_begun, search_rules, search_space, tuner, worker
-from slowfast_ray.running.config import Sampler, Scheduler, SearchConfig
+from slowfast_ray.running import preflight
+from slowfast_ray.running.folders import logs
+from slowfast_ray.running.folders.sending import Sender
 from slowfast_ray.running.progress import SearchView
-from slowfast_ray.running.records import Records
-from slowfast_ray.running.searcher import SearchBoard
-from slowfast_ray.running.sending import Sender
-from slowfast_ray.running.tracking import Tracker
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running.searching import search_begun, search_rules, search_space, tuner
+from slowfast_ray.running.searching.config import Sampler, Scheduler, SearchConfig
+from slowfast_ray.running.searching.searcher import SearchBoard
+from slowfast_ray.running.tracking.tracking import Tracker
+from slowfast_ray.running.training import worker
+from slowfast_ray.running.training.records import Records
+from slowfast_ray.running.training.worker import Row
 
 MARKS = (50, 100, 200, 400, 700, 1000)
 """A row is printed once every slot has told of an epoch, after so many trials have ended, and after the last."""

@@ -27,8 +27,8 @@ from searchers_replay import Curves, shipped_pruner
 from trainings import machine
 
 from slowfast_ray.learning import counts
-from slowfast_ray.running import study, suggesting
-from slowfast_ray.running.suggesting import SamplerName
+from slowfast_ray.running.searching import study, suggesting
+from slowfast_ray.running.searching.suggesting import SamplerName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,10 +36,10 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import loop
 from slowfast_ray.model import slowfast
 from slowfast_ray.model.slowfast import SlowFast
-from slowfast_ray.running import exported_programs, latency
-from slowfast_ray.running.exported_programs import FromFrames, Way
 from slowfast_ray.running.flags import PRESETS
-from slowfast_ray.running.latency import Latency
+from slowfast_ray.running.publishing import exported_programs, latency
+from slowfast_ray.running.publishing.exported_programs import FromFrames, Way
+from slowfast_ray.running.publishing.latency import Latency
 
 SENSOR = (40, 60)
 """Height and width of a frame [pixels]."""

@@ -29,7 +29,7 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.views import views
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import counts, intervals
-from slowfast_ray.running import evaluating
+from slowfast_ray.running.evaluations import evaluating
 from slowfast_ray.running.scores import Pooled
 
 NOTHING = "nothing more"

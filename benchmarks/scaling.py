@@ -39,8 +39,10 @@ from trainings import machine
 from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
-from slowfast_ray.running import cluster, preflight, trainer
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running import preflight
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.training import trainer
+from slowfast_ray.running.training.worker import Row
 
 PRESETS = {"laptop": LAPTOP, "gpu": GPU}
 

@@ -25,9 +25,10 @@ from search_spaces.thermal import THERMAL
 from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.learning import counts
-from slowfast_ray.running import cluster, tuner
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.tracking import Tracker
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.tracking.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ from searchers_replay import (
 from trainings import machine
 
 from slowfast_ray.learning import counts
-from slowfast_ray.running import search_rules, suggesting
+from slowfast_ray.running.searching import search_rules, suggesting
 
 COSTS = (10, 20, 40)
 STANDARD_ERRORS = {"curves_2026-11-25.csv": 0.012, "curves_wide_2026-11-25.csv": 0.0035}

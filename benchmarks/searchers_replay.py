@@ -23,10 +23,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import counts
-from slowfast_ray.running import pruning, search_rules, search_space, study, suggesting
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.pruning import Pruner
-from slowfast_ray.running.search_space import Drawable
+from slowfast_ray.running.searching import pruning, search_rules, search_space, study, suggesting
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.pruning import Pruner
+from slowfast_ray.running.searching.search_space import Drawable
 
 Array = np.ndarray
 SEARCH = SearchConfig()

@@ -43,11 +43,12 @@ from trainings import machine
 
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import begun, model_folder
-from slowfast_ray.running.latency import Latency
-from slowfast_ray.running.model_folder import Description
+from slowfast_ray.running.folders import begun
 from slowfast_ray.running.predicting import Predictor
-from slowfast_ray.running.serving_requests import NPY
+from slowfast_ray.running.predictions.serving_requests import NPY
+from slowfast_ray.running.publishing import model_folder
+from slowfast_ray.running.publishing.latency import Latency
+from slowfast_ray.running.publishing.model_folder import Description
 
 NUM_FRAMES, HEIGHT, WIDTH = 64, 40, 60
 """Of a clip: 32 frames, every second."""
@@ -100,7 +101,7 @@ def served(model: Path, folder: Path) -> Iterator[int]:
         {
             "name": str(i),
             "route_prefix": f"/{i}",
-            "import_path": "slowfast_ray.running.serving:application",
+            "import_path": "slowfast_ray.running.predictions.serving:application",
             "args": {"model": str(model), **settings},
             "deployments": [{"name": "ModelServer", "ray_actor_options": {"num_cpus": 1}}],
         }

@@ -15,8 +15,8 @@ import torch
 
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import worker
-from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.training import worker
+from slowfast_ray.running.training.wiring import Place
 
 RECIPE_BEFORE: dict[str, Any] = {
     "learning.lr": 0.05,

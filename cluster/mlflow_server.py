@@ -22,7 +22,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from slowfast_ray.running import tracking_database
+from slowfast_ray.running.tracking import tracking_database
 
 DEFAULT_FOLDER = Path("~/.config/slowfast_ray/mlflow_server")
 SECONDS_TO_ANSWER = 5.0

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import audit_page, audit_terminal, auditing, commands, search_space
+from slowfast_ray.running import commands
+from slowfast_ray.running.audits import audit_page, audit_terminal, auditing
 from slowfast_ray.running.flags import AuditFlags
+from slowfast_ray.running.searching import search_space
 
 
 def main() -> None:

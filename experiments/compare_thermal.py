@@ -8,8 +8,9 @@ Expected  both scores with their intervals, McNemar's test of top-1, the differe
 Both are taken at their best epoch. Runs on other samples, labels or splits are refused.
 """
 
-from slowfast_ray.running import commands, comparing
-from slowfast_ray.running.comparing import Compared
+from slowfast_ray.running import commands
+from slowfast_ray.running.evaluations import comparing
+from slowfast_ray.running.evaluations.comparing import Compared
 from slowfast_ray.running.flags import CompareFlags
 
 

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.learning import counts
-from slowfast_ray.running import commands, evaluating, evaluation_files
-from slowfast_ray.running.evaluating import Evaluation
+from slowfast_ray.running import commands
+from slowfast_ray.running.evaluations import evaluating, evaluation_files
+from slowfast_ray.running.evaluations.evaluating import Evaluation
 from slowfast_ray.running.flags import EvaluateFlags
 
 

@@ -15,9 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from slowfast_ray.running import commands, exporting, tracking_models
-from slowfast_ray.running.exporting import Exported
+from slowfast_ray.running import commands
 from slowfast_ray.running.flags import ExportFlags
+from slowfast_ray.running.publishing import exporting
+from slowfast_ray.running.publishing.exporting import Exported
+from slowfast_ray.running.tracking import tracking_models
 
 
 def main() -> None:

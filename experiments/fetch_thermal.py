@@ -8,8 +8,9 @@ Expected  the folder as it would be after a run here: evaluate_thermal.py, regis
 
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from slowfast_ray.running import commands, fetching_runs
+from slowfast_ray.running import commands
 from slowfast_ray.running.flags import FetchFlags
+from slowfast_ray.running.folders import fetching_runs
 
 
 def main() -> None:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from slowfast_ray.running import commands, prediction_files, prediction_plan, prediction_run, prediction_view
+from slowfast_ray.running import commands
 from slowfast_ray.running.flags import PredictFlags
-from slowfast_ray.running.prediction_plan import Plan
-from slowfast_ray.running.prediction_run import Done
+from slowfast_ray.running.predictions import prediction_files, prediction_plan, prediction_run, prediction_view
+from slowfast_ray.running.predictions.prediction_plan import Plan
+from slowfast_ray.running.predictions.prediction_run import Done
 from slowfast_ray.running.preflight import RefusedError
 
 EXIT_FAILED = 1

@@ -4,14 +4,16 @@ Run       python experiments/register_thermal.py runs/NAME
 Laptop    the same; a trial of a search is runs/SEARCH/trial-003, one epoch runs/NAME/epoch-012
 Cost      7 seconds of one CPU core (AMD EPYC) on the real thermal dataset
 Expected  a new version of slowfast-thermal in MLflow, with its model card; the first one becomes the champion, a later
-          one where it is better on the same validation samples, beyond chance (see slowfast_ray/running/promoting.py)
+          one where it is better on the same validation samples, beyond chance (running/publishing/promoting.py)
 
 Then      mlflow.pyfunc.load_model("models:/slowfast-thermal@champion").predict("recording.h5")
 """
 
-from slowfast_ray.running import commands, registering, tracking_models
+from slowfast_ray.running import commands
 from slowfast_ray.running.flags import RegisterFlags
-from slowfast_ray.running.registering import Plan, Registered
+from slowfast_ray.running.publishing import registering
+from slowfast_ray.running.publishing.registering import Plan, Registered
+from slowfast_ray.running.tracking import tracking_models
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ import sys
 
 from rich.progress import Progress
 
-from slowfast_ray.running import commands, tracking_sync
+from slowfast_ray.running import commands
 from slowfast_ray.running.flags import SyncFlags
-from slowfast_ray.running.tracking_sync import Synced
+from slowfast_ray.running.tracking import tracking_sync
+from slowfast_ray.running.tracking.tracking_sync import Synced
 
 
 def main() -> None:

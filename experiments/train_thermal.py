@@ -18,9 +18,11 @@ from pathlib import Path
 from slowfast_ray.data import remote
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running import cluster, commands, follow_ups, plan, preflight, sanity, summary, trainer, worker
+from slowfast_ray.running import commands, follow_ups, preflight, summary
 from slowfast_ray.running.flags import TrainFlags
+from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.progress import TrainView
+from slowfast_ray.running.training import plan, sanity, trainer, worker
 
 
 def main() -> None:

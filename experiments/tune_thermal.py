@@ -14,11 +14,13 @@ from rich.table import Table
 
 from search_spaces.thermal import THERMAL, THERMAL_MS
 from slowfast_ray.data import remote
-from slowfast_ray.running import cluster, commands, follow_ups, preflight, search_plan, search_summary, summary, tuner
+from slowfast_ray.running import commands, follow_ups, preflight, summary
 from slowfast_ray.running.flags import TuneFlags
+from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.trials import Trial, best_first, describe_value, is_spent
-from slowfast_ray.running.tuner import SearchResult
+from slowfast_ray.running.searching import search_plan, search_summary, tuner
+from slowfast_ray.running.searching.trials import Trial, best_first, describe_value, is_spent
+from slowfast_ray.running.searching.tuner import SearchResult
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ ground        slowfast_ray.data   slowfast_ray.model   slowfast_ray.learning    
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,21 +39,22 @@ DOORS = {
     "h5py": {"slowfast_ray/data/recording_files.py", "slowfast_ray/data/synthetic.py"},
     "pytorchvideo": {"slowfast_ray/model/slowfast.py"},
     "torchvision": set(),
-    "mlflow": {"slowfast_ray/running/tracking"},
+    "mlflow": {"slowfast_ray/running/tracking/"},
     "sklearn": {"slowfast_ray/data/baselines.py", "slowfast_ray/learning/predictions.py"},
     "matplotlib": {
-        "slowfast_ray/running/audit_",
-        "slowfast_ray/running/evaluation_pictures.py",
-        "slowfast_ray/running/prediction_pictures.py",
-        "slowfast_ray/running/search_pictures.py",
+        "slowfast_ray/running/audits/",
+        "slowfast_ray/running/evaluations/evaluation_pictures.py",
+        "slowfast_ray/running/predictions/prediction_pictures.py",
+        "slowfast_ray/running/charts/search_pictures.py",
     },
-    "plotly": {"slowfast_ray/running/search"},
-    "jinja2": {"slowfast_ray/running/audit_page.py"},
+    "plotly": {"slowfast_ray/running/charts/"},
+    "jinja2": {"slowfast_ray/running/audits/audit_page.py"},
     "optuna": {
-        "slowfast_ray/running/study.py",
-        "slowfast_ray/running/suggesting.py",
-        "slowfast_ray/running/pruning.py",
-        "slowfast_ray/running/search",
+        "slowfast_ray/running/searching/study.py",
+        "slowfast_ray/running/searching/suggesting.py",
+        "slowfast_ray/running/searching/pruning.py",
+        "slowfast_ray/running/searching/search_",
+        "slowfast_ray/running/charts/",
     },
     "tyro": {
         "slowfast_ray/running/commands.py",
@@ -63,16 +65,16 @@ DOORS = {
     "ray": {"slowfast_ray/running/", "search_spaces/", "benchmarks/searchers", "benchmarks/scaling.py"},
     "pickle": {"slowfast_ray/model/pretrained_caffe2.py"},
     "cloudpickle": set(),
-    "onnxruntime": {"slowfast_ray/running/exported_programs.py", "benchmarks/predicting.py"},
+    "onnxruntime": {"slowfast_ray/running/publishing/exported_programs.py", "benchmarks/predicting.py"},
     "psutil": {
-        "slowfast_ray/running/system_metrics.py",
-        "slowfast_ray/running/machines.py",
-        "slowfast_ray/running/pulse.py",
-        "slowfast_ray/running/process_group.py",
+        "slowfast_ray/running/training/system_metrics.py",
+        "slowfast_ray/running/nodes/machines.py",
+        "slowfast_ray/running/training/pulse.py",
+        "slowfast_ray/running/training/process_group.py",
         "benchmarks/driver_playing.py",
         "benchmarks/kills.py",
     },
-    "sqlalchemy": {"slowfast_ray/running/tracking_database.py", "cluster/mlflow_server.py"},
+    "sqlalchemy": {"slowfast_ray/running/tracking/tracking_database.py", "cluster/mlflow_server.py"},
 }
 """Guests, and the files or folders that may let them in."""
 
@@ -123,6 +125,22 @@ def broken_doors(path: Path) -> list[str]:
     ]
 
 
+def circle_of(paths: list[Path]) -> list[str]:
+    """Modules that import one another in a circle, the first one again at the end; imports within functions count."""
+    modules = {module_of(path): path for path in paths}
+    reached = {
+        name: {
+            found for module, _ in imports(path) for found in (module, module.rpartition(".")[0]) if found in modules
+        } - {name}
+        for name, path in modules.items()
+    }  # fmt: skip
+    try:
+        TopologicalSorter(reached).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 @pytest.mark.parametrize("path", sources(), ids=module_of)
 def test_floors_and_doors(path: Path) -> None:
     assert broken_floors(path) + broken_doors(path) == []
@@ -131,6 +149,17 @@ def test_floors_and_doors(path: Path) -> None:
 @pytest.mark.parametrize("path", sources(), ids=module_of)
 def test_opens_with_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_no_circle_of_imports() -> None:
+    assert circle_of(sources()) == []
+
+
+def test_a_room_holds_no_code_of_its_own() -> None:
+    rooms = sorted((ROOT / "slowfast_ray" / "running").glob("*/__init__.py"))
+    assert len(rooms) == 10
+    for path in rooms:
+        assert len(ast.parse(path.read_text(encoding="utf-8")).body) == 1, f"{path} holds more than its docstring"
 
 
 def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,3 +173,6 @@ def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path, monkeypatch: py
         "slowfast_ray.data must not import slowfast_ray.model.slowfast"
     ]
     assert {message.split(": ", 1)[1].split()[0] for message in broken_doors(file)} == {"mlflow", "ray"}
+    (wing / "worse.py").write_text("from slowfast_ray.data.bad import f\n")
+    file.write_text("def f():\n    from slowfast_ray.data import worse\n")
+    assert set(circle_of([file, wing / "worse.py"])) == {"slowfast_ray.data.bad", "slowfast_ray.data.worse"}

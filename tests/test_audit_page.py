@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from slowfast_ray.data.config import DataConfig
-from slowfast_ray.running import audit_page, audit_pictures, auditing
+from slowfast_ray.running.audits import audit_page, audit_pictures, auditing
 
 EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)> $\\frac{$ &amp; "\'日本'
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))

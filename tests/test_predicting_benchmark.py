@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import latency
+from slowfast_ray.running.publishing import latency
 
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -13,7 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from slowfast_ray.running import study, tracking
+from slowfast_ray.running.searching import study
+from slowfast_ray.running.tracking import tracking
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 driver_playing: Any = importlib.import_module("driver_playing")

@@ -14,8 +14,8 @@ import pytest
 
 from search_spaces.thermal import THERMAL
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import search_rules, search_space
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.searching import search_rules, search_space
+from slowfast_ray.running.searching.config import SearchConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 searchers: Any = importlib.import_module("searchers")

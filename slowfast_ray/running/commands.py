@@ -20,10 +20,11 @@ from slowfast_ray.data.long_work import SHOWN
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.config import ModelConfig
-from slowfast_ray.running import begun, cluster, mirror, sending
-from slowfast_ray.running.config import SearchConfig
 from slowfast_ray.running.flags import PRESETS, Preset, TrainFlags, TuneFlags
-from slowfast_ray.running.mirror import Mirror
+from slowfast_ray.running.folders import begun, mirror, sending
+from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.searching.config import SearchConfig
 
 EXIT_SERIOUS = 1
 """Of a strict audit that found what makes figures mislead."""
@@ -105,7 +106,7 @@ def quiet_logs(*, verbose: bool) -> None:
     )
     own, shown = logging.getLogger("slowfast_ray"), logging.INFO if verbose else logging.WARNING
     own.setLevel(logging.INFO)
-    # The file of a run takes more than the terminal (running/logs.py), so that the terminal has a filter of its own.
+    # The file of a run (running/folders/logs.py) takes more than the terminal, so that the terminal has its own filter.
     for handler in set(logging.getLogger().handlers) - there:
         handler.addFilter(
             lambda record: (

@@ -9,7 +9,7 @@ import tyro
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import EARLIER, GPU, LAPTOP, Experiment
 from slowfast_ray.learning import counts
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.searching.config import SearchConfig
 
 Preset = Literal["laptop", "gpu", "earlier"]
 PRESETS: dict[Preset, Experiment] = {"laptop": LAPTOP, "gpu": GPU, "earlier": EARLIER}

@@ -25,8 +25,9 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.model import slowfast
 from slowfast_ray.model.slowfast import SlowFast
-from slowfast_ray.running import model_folder, prediction_input, stretches
-from slowfast_ray.running.model_folder import Description
+from slowfast_ray.running.predictions import prediction_input, stretches
+from slowfast_ray.running.publishing import model_folder
+from slowfast_ray.running.publishing.model_folder import Description
 
 log = logging.getLogger(__name__)
 

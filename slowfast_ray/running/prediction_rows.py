@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slowfast_ray.running import windows
 from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.predictions import windows
 
 FIELDS = ("frames", "timestamps", "boxes")
 """Names in a mapping or a table: degrees Celsius [S, T, H, W]; milliseconds [S, T]; fractions of the frame [S, 4] or

@@ -15,11 +15,14 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
-from slowfast_ray.running import begun, data_facts, mirror, scores, sending, tracking, wiring
-from slowfast_ray.running.mirror import Mirror
+from slowfast_ray.running import data_facts, scores
+from slowfast_ray.running.folders import begun, mirror, sending
+from slowfast_ray.running.folders.mirror import Mirror
 from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.scores import Score
-from slowfast_ray.running.tracking import InUseError, Tracker
+from slowfast_ray.running.tracking import tracking
+from slowfast_ray.running.tracking.tracking import InUseError, Tracker
+from slowfast_ray.running.training import wiring
 
 WEIGHTS = "weights.json"
 """In MLflow: what was taken of the weights that training started from."""

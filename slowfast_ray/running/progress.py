@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import system_metrics, worker
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.trials import Trial, describe
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.trials import Trial, describe
+from slowfast_ray.running.training import system_metrics, worker
+from slowfast_ray.running.training.worker import Row
 
 
 class SearchView:

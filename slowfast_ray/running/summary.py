@@ -13,9 +13,10 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import follow_ups, scores, worker
+from slowfast_ray.running import follow_ups, scores
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running.training import worker
+from slowfast_ray.running.training.worker import Row
 
 COLORS = {"serious": "bold red", "warning": "yellow", "note": "dim"}
 

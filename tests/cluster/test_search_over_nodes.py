@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking
-from slowfast_ray.running.study import STUDY_NAME
+from slowfast_ray.running.searching.study import STUDY_NAME
+from slowfast_ray.running.tracking import tracking
 from tests.cluster import hosts
 from tests.cluster.hosts import BIN, Machine
 from tests.running.conftest import ROOT, flags_of, runs_in

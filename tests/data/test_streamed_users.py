@@ -13,17 +13,12 @@ from slowfast_ray.data import audit, baselines, dataset, frames, source, views
 from slowfast_ray.data.frames import MemoryFrames
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import (
-    audit_page,
-    auditing,
-    data_facts,
-    evaluating,
-    evidence_check,
-    exported_clips,
-    model_folder,
-    worker,
-)
+from slowfast_ray.running import data_facts
+from slowfast_ray.running.audits import audit_page, auditing
+from slowfast_ray.running.evaluations import evaluating
 from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.publishing import evidence_check, exported_clips, model_folder
+from slowfast_ray.running.training import worker
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import wiring, worker
+from slowfast_ray.running.training import wiring, worker
 
 BUILD = slowfast.build
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running.tracking import FINALIST, RunHandle, State, Tracker
+from slowfast_ray.running.tracking.tracking import FINALIST, RunHandle, State, Tracker
 
 FIELDS = ("learning.lr", "learning.batch_size", "data.clip_len", "data.frame_interval")
 OBJECTIVE = "final/objective"

@@ -12,7 +12,7 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, checksums, loop
 from slowfast_ray.model import slowfast
-from slowfast_ray.running import evaluating
+from slowfast_ray.running.evaluations import evaluating
 
 HEAD_WEIGHT, HEAD_BIAS = "blocks.6.proj.weight", "blocks.6.proj.bias"
 

@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 import requests
 
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 from tests.running.conftest import ROOT
 
 BOSS, BOSS_PASSWORD = "boss", "the%boss's secret"

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.learning.intervals import Interval
-from slowfast_ray.running import audit_page, audit_terminal, audit_words, auditing
-from slowfast_ray.running.auditing import Report
+from slowfast_ray.running.audits import audit_page, audit_terminal, audit_words, auditing
+from slowfast_ray.running.audits.auditing import Report
 from tests.running.conftest import ROOT
 
 Audit = Callable[..., str]

@@ -17,9 +17,12 @@ from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import LAPTOP, Experiment
-from slowfast_ray.running import begun, preflight, tracking, tuner
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.search_space import Space
+from slowfast_ray.running import preflight
+from slowfast_ray.running.folders import begun
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.search_space import Space
+from slowfast_ray.running.tracking import tracking
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., None]

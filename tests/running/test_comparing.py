@@ -11,7 +11,9 @@ from scipy.stats import binomtest
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import comparing, preflight, trainer
+from slowfast_ray.running import preflight
+from slowfast_ray.running.evaluations import comparing
+from slowfast_ray.running.training import trainer
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pytest
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import deaths
-from slowfast_ray.running.pulse import HUNG
+from slowfast_ray.running.training import deaths
+from slowfast_ray.running.training.pulse import HUNG
 
 KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
 LOST = f"{KILLED} The actor died because its node has died. Node Id: 5f"
@@ -17,7 +17,7 @@ LOST = f"{KILLED} The actor died because its node has died. Node Id: 5f"
         (LOST, "its machine went away", True, None),
         ("ActorUnavailableError: The actor is unavailable", "its machine went away", True, None),
         (
-            "slowfast_ray.running.worker.PreemptedError: The machine is preempted; saved after step 3 of epoch 2.",
+            "slowfast_ray.running.training.worker.PreemptedError: The machine is preempted; saved after step 3.",
             "its machine is called back, and it was saved",
             True,
             None,

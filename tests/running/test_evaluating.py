@@ -16,9 +16,11 @@ from mlflow import MlflowClient
 from slowfast_ray.data import synthetic
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import evaluating, evaluation_files, evaluation_pictures, preflight, trainer
-from slowfast_ray.running.evaluating import Evaluation
-from slowfast_ray.running.evaluation_pictures import Mistake
+from slowfast_ray.running import preflight
+from slowfast_ray.running.evaluations import evaluating, evaluation_files, evaluation_pictures
+from slowfast_ray.running.evaluations.evaluating import Evaluation
+from slowfast_ray.running.evaluations.evaluation_pictures import Mistake
+from slowfast_ray.running.training import trainer
 from tests.running.conftest import runs_in
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -16,8 +16,8 @@ import torch
 from slowfast_ray.data import recordings
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import exported_clips, exported_programs, exporting, model_folder
 from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.publishing import exported_clips, exported_programs, exporting, model_folder
 from tests.running.test_predicting import trained
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra `export` is not installed")

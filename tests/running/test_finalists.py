@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import finalists
-from slowfast_ray.running.finalists import Candidate, Chosen, Finalist, Report, Winner
+from slowfast_ray.running.searching import finalists
+from slowfast_ray.running.searching.finalists import Candidate, Chosen, Finalist, Report, Winner
 
 # Shapes: S samples, K classes.
 

@@ -17,10 +17,12 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import intervals
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import commands, follow_ups, preflight, scores, search_space, summary, trainer, tuner, worker
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running import commands, follow_ups, preflight, scores, summary
 from slowfast_ray.running.flags import AuditFlags
 from slowfast_ray.running.scores import Pooled
+from slowfast_ray.running.searching import search_space, tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.training import trainer, worker
 from tests.running.conftest import runs_in
 
 SPACE = {"data.clip_len": tune.choice([8, 16]), "data.frame_interval": tune.choice([1, 2])}

@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tuner
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.records import Records
-from slowfast_ray.running.worker import Row
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.training.records import Records
+from slowfast_ray.running.training.worker import Row
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 

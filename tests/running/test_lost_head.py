@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 from tests.running import s3_server
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from slowfast_ray.running.tracking_view import share_view
+from slowfast_ray.running.tracking.tracking_view import share_view
 from tests.running import made_up_search
 from tests.running.made_up_search import BOUNDS, FIELDS, METRICS, OBJECTIVE, SAMPLES, final_of, history_of, name_of
 from tests.running.test_tracking_outage import Server

@@ -9,7 +9,7 @@ import ray
 from slowfast_ray.data import dataset, source
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import node_frames
+from slowfast_ray.running.nodes import node_frames
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 

@@ -8,8 +8,9 @@ import torch
 
 from slowfast_ray.experiment import EARLIER, Experiment
 from slowfast_ray.model import cost
-from slowfast_ray.running import measuring, plan, preflight, wiring
-from slowfast_ray.running.wiring import Place
+from slowfast_ray.running import preflight
+from slowfast_ray.running.training import measuring, plan, wiring
+from slowfast_ray.running.training.wiring import Place
 from tests.running.conftest import flags_of
 
 CPU = torch.device("cpu")

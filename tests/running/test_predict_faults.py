@@ -13,10 +13,10 @@ import pytest
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.recordings import Recording
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import prediction_files, prediction_run, prediction_truths, prediction_view
-from slowfast_ray.running.prediction_plan import Plan
-from slowfast_ray.running.prediction_run import Done
-from slowfast_ray.running.prediction_truths import Truth
+from slowfast_ray.running.predictions import prediction_files, prediction_run, prediction_truths, prediction_view
+from slowfast_ray.running.predictions.prediction_plan import Plan
+from slowfast_ray.running.predictions.prediction_run import Done
+from slowfast_ray.running.predictions.prediction_truths import Truth
 from tests.running.test_predict_script import CLASSES, Call, a_table, axes_of, painted, plan_of, recording, trained
 
 __all__ = ["recording"]

@@ -25,18 +25,18 @@ from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.recordings import Recording
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import (
-    model_folder,
+from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.predictions import (
     prediction_pictures,
     prediction_plan,
     prediction_run,
     prediction_truths,
     windows,
-    worker,
 )
-from slowfast_ray.running.predicting import Predictor
-from slowfast_ray.running.prediction_plan import Plan
-from slowfast_ray.running.prediction_truths import Truth
+from slowfast_ray.running.predictions.prediction_plan import Plan
+from slowfast_ray.running.predictions.prediction_truths import Truth
+from slowfast_ray.running.publishing import model_folder
+from slowfast_ray.running.training import worker
 
 Call = Callable[..., None]
 NAMES = ("SYN1_R1", "SYN1_R2", "SYN2_R1", "SYN2_R2")

@@ -15,8 +15,9 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.data.recordings import Recording
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import model_folder, worker
 from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.publishing import model_folder
+from slowfast_ray.running.training import worker
 
 
 def trained(experiment: Experiment, folder: Path) -> tuple[Path, Dataset]:

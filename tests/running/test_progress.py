@@ -3,8 +3,8 @@
 import pytest
 
 from slowfast_ray.learning.loop import Step
-from slowfast_ray.running import worker
 from slowfast_ray.running.progress import TrainView
+from slowfast_ray.running.training import worker
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from slowfast_ray.running import pruning
+from slowfast_ray.running.searching import pruning
 
 
 def stopped_at(curves: list[list[float]], pruner: pruning.Pruner, direction: str = "maximize") -> list[int | None]:

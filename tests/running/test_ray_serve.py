@@ -16,10 +16,14 @@ from ray import serve
 
 from slowfast_ray.data import dataset, recordings
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import preflight, registering, serving, tracking_models, worker
+from slowfast_ray.running import preflight
 from slowfast_ray.running.predicting import Predictor
-from slowfast_ray.running.serving import Settings
-from slowfast_ray.running.serving_requests import MAX_BODY_MB, MAX_CLIPS, MAX_FRAMES, NPY
+from slowfast_ray.running.predictions import serving
+from slowfast_ray.running.predictions.serving import Settings
+from slowfast_ray.running.predictions.serving_requests import MAX_BODY_MB, MAX_CLIPS, MAX_FRAMES, NPY
+from slowfast_ray.running.publishing import registering
+from slowfast_ray.running.tracking import tracking_models
+from slowfast_ray.running.training import worker
 
 pytestmark = pytest.mark.ray
 CHAMPION = "models:/slowfast-thermal@champion"

@@ -18,23 +18,16 @@ from slowfast_ray.data import dataset, recordings
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import (
-    model_card,
-    model_folder,
-    preflight,
-    registering,
-    scores,
-    tracking_models,
-    tracking_store,
-    trainer,
-    windows,
-    worker,
-)
-from slowfast_ray.running.model_choice import Choice
-from slowfast_ray.running.model_folder import Description
+from slowfast_ray.running import preflight, scores
 from slowfast_ray.running.predicting import Predictor
-from slowfast_ray.running.registering import Registered
+from slowfast_ray.running.predictions import windows
+from slowfast_ray.running.publishing import model_card, model_folder, registering
+from slowfast_ray.running.publishing.model_choice import Choice
+from slowfast_ray.running.publishing.model_folder import Description
+from slowfast_ray.running.publishing.registering import Registered
 from slowfast_ray.running.scores import Score
+from slowfast_ray.running.tracking import tracking_models, tracking_store
+from slowfast_ray.running.training import trainer, worker
 from tests.running.conftest import environment
 
 COLUMNS = ["class", "probability", "top3", "top3_probabilities", "probabilities", "note"]

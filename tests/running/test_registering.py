@@ -13,16 +13,11 @@ from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import (
-    model_folder,
-    preflight,
-    promoting,
-    registering,
-    tracking_models,
-    trainer,
-    worker,
-)
-from slowfast_ray.running.registering import Registered
+from slowfast_ray.running import preflight
+from slowfast_ray.running.publishing import model_folder, promoting, registering
+from slowfast_ray.running.publishing.registering import Registered
+from slowfast_ray.running.tracking import tracking_models
+from slowfast_ray.running.training import trainer, worker
 from tests.running.conftest import runs_in
 from tests.running.other_weights import best_of, other
 

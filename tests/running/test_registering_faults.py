@@ -17,8 +17,11 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checksums
 from slowfast_ray.learning.intervals import Interval
 from slowfast_ray.learning.predictions import Predictions
-from slowfast_ray.running import preflight, registering, tracking_models, tracking_store, trainer
-from slowfast_ray.running.promoting import Decision
+from slowfast_ray.running import preflight
+from slowfast_ray.running.publishing import registering
+from slowfast_ray.running.publishing.promoting import Decision
+from slowfast_ray.running.tracking import tracking_models, tracking_store
+from slowfast_ray.running.training import trainer
 from tests.running.conftest import ROOT
 from tests.running.other_weights import HEAD_BIAS, best_of, other
 from tests.running.test_registering import aliases, registered

@@ -13,10 +13,12 @@ import pytest
 from slowfast_ray.data import dataset, remote, source
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint, checksums
-from slowfast_ray.running import mirror, preflight, sending, trainer, worker
-from slowfast_ray.running.mirror import Mirror
+from slowfast_ray.running import preflight
+from slowfast_ray.running.folders import mirror, sending
+from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.folders.sending import Sender
 from slowfast_ray.running.refusals import RefusedError
-from slowfast_ray.running.sending import Sender
+from slowfast_ray.running.training import trainer, worker
 from tests.running import s3_server
 from tests.running.s3_server import S3
 

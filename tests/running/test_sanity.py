@@ -10,8 +10,9 @@ import torch
 from slowfast_ray.data import augment
 from slowfast_ray.data.batches import Batch
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import preflight, sanity
-from slowfast_ray.running.sanity import Outcome, Pass
+from slowfast_ray.running import preflight
+from slowfast_ray.running.training import sanity
+from slowfast_ray.running.training.sanity import Outcome, Pass
 from tests.running.conftest import flags_of
 
 CPU = torch.device("cpu")

@@ -16,10 +16,13 @@ from ray.util.placement_group import placement_group_table
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import begun, scores, tracking, tuner
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.tracking_view import VIEW
-from slowfast_ray.running.tuner import SearchResult
+from slowfast_ray.running import scores
+from slowfast_ray.running.folders import begun
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.tuner import SearchResult
+from slowfast_ray.running.tracking import tracking
+from slowfast_ray.running.tracking.tracking_view import VIEW
 from tests.running.conftest import runs_in
 
 FILES_OF_TEXT = ("experiment.json", "progress.json", "checksums.json")

@@ -19,11 +19,11 @@ from ray import tune
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import search_begun, tuner
-from slowfast_ray.running.boards import Job
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.searcher import SearchBoard
-from slowfast_ray.running.tuner import SearchResult
+from slowfast_ray.running.searching import search_begun, tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.searcher import SearchBoard
+from slowfast_ray.running.searching.tuner import SearchResult
+from slowfast_ray.running.training.boards import Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 

@@ -20,10 +20,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from PIL import Image
 
-from slowfast_ray.running import search_pictures
-from slowfast_ray.running.search_charts_facts import ENDINGS
-from slowfast_ray.running.search_fields import short_names
-from slowfast_ray.running.search_pictures import Line
+from slowfast_ray.running.charts import search_pictures
+from slowfast_ray.running.charts.search_charts_facts import ENDINGS
+from slowfast_ray.running.charts.search_fields import short_names
+from slowfast_ray.running.charts.search_pictures import Line
 
 EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)> $x$ %{y} &amp; "\'日本'
 SINGLE = ["history", "importance", "slice", "parallel", "curves", "cost"]

@@ -9,10 +9,12 @@ from ray import tune
 
 from search_spaces.thermal import THERMAL
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import begun, preflight, search_plan, search_rules, search_space, suggesting
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running import preflight
+from slowfast_ray.running.folders import begun
 from slowfast_ray.running.preflight import Ready, RefusedError
-from slowfast_ray.running.study import Study, endings
+from slowfast_ray.running.searching import search_plan, search_rules, search_space, suggesting
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.study import Study, endings
 
 SPACE = search_space.drawable({"learning.lr": THERMAL["learning.lr"]})
 

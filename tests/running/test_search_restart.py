@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 from tests.running.conftest import environment, runs_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -25,8 +25,8 @@ SEARCH = """
 import json, sys
 from ray import tune
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tuner
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
 
 space = {"learning.lr": tune.loguniform(1e-6, 0.1), "data.frame_interval": tune.choice([1, 2])}
 config = SearchConfig(num_trials=int(sys.argv[2]), max_concurrent=1)

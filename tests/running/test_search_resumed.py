@@ -9,9 +9,9 @@ import pytest
 from ray import tune
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tuner
-from slowfast_ray.running.config import SearchConfig
-from slowfast_ray.running.tuner import SearchResult
+from slowfast_ray.running.searching import tuner
+from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.tuner import SearchResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from ray import tune
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import pruning, study, suggesting, tuner
-from slowfast_ray.running.config import SearchConfig
+from slowfast_ray.running.searching import pruning, study, suggesting, tuner
+from slowfast_ray.running.searching.config import SearchConfig
 
 OUTAGE_SECONDS = 120
 

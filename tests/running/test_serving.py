@@ -23,8 +23,11 @@ from safetensors.torch import load_file, save_file
 from slowfast_ray.data import dataset, recordings
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import model_folder, preflight, registering, tracking_models, worker
+from slowfast_ray.running import preflight
 from slowfast_ray.running.predicting import Predictor
+from slowfast_ray.running.publishing import model_folder, registering
+from slowfast_ray.running.tracking import tracking_models
+from slowfast_ray.running.training import worker
 from tests.running.conftest import ROOT, environment
 from tests.running.other_weights import HEAD_BIAS, judge_again
 

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import model_folder, serving, serving_requests
 from slowfast_ray.running.predicting import Predictor
-from slowfast_ray.running.serving import Settings
+from slowfast_ray.running.predictions import serving, serving_requests
+from slowfast_ray.running.predictions.serving import Settings
+from slowfast_ray.running.publishing import model_folder
 from tests.running.conftest import ROOT
 from tests.running.test_predicting import trained
 

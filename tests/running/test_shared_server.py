@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 
 pytest.importorskip("psycopg2", reason="the package psycopg2-binary is not installed")
@@ -30,7 +30,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running.tracking import Tracker
+from slowfast_ray.running.tracking.tracking import Tracker
 
 uri, name, parent = sys.argv[1:]
 folder = Path(parent) / name

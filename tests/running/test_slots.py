@@ -3,8 +3,8 @@
 import pytest
 
 from slowfast_ray.run_config import RunConfig
+from slowfast_ray.running.nodes.slots import Machine, Machines, Slots, share
 from slowfast_ray.running.refusals import RefusedError
-from slowfast_ray.running.slots import Machine, Machines, Slots, share
 
 CPUS = Machines((Machine(2, 0),))
 NODE = Machine(32, 4)

@@ -12,9 +12,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from slowfast_ray.running import pruning, study, suggesting
-from slowfast_ray.running.study import Study, Suggestion
-from slowfast_ray.running.suggesting import SamplerName
+from slowfast_ray.running.searching import pruning, study, suggesting
+from slowfast_ray.running.searching.study import Study, Suggestion
+from slowfast_ray.running.searching.suggesting import SamplerName
 
 DISTRIBUTIONS = {
     "learning.lr": FloatDistribution(1e-3, 1.0, log=True),

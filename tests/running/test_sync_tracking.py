@@ -11,14 +11,14 @@ import pytest
 from mlflow import MlflowClient
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import tracking_sync
-from slowfast_ray.running.tracking import InUseError, Tracker
+from slowfast_ray.running.tracking import tracking_sync
+from slowfast_ray.running.tracking.tracking import InUseError, Tracker
 from tests.running.conftest import ROOT, runs_in
 
 DRIVER = """
 import os, pathlib, signal, sys, urllib.parse
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running.tracking import Tracker
+from slowfast_ray.running.tracking.tracking import Tracker
 uri, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 tracker = Tracker(uri, folder)
 search = tracker.open("search", LAPTOP, folder)

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import tracking, tracking_queue
-from slowfast_ray.running.tracking import RunHandle, Tracker
+from slowfast_ray.running.tracking import tracking, tracking_queue
+from slowfast_ray.running.tracking.tracking import RunHandle, Tracker
 from tests.running.conftest import ROOT, runs_in
 
 
@@ -375,7 +375,7 @@ def test_checking_writes_nothing(new_uri: str, tmp_path: Path) -> None:
 SEARCH = """
 import pathlib, sys, time
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running.tracking import Tracker
+from slowfast_ray.running.tracking.tracking import Tracker
 uri, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 longest = 0.0
 with Tracker(uri, folder) as tracker:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 
 pytest.importorskip("psycopg2", reason="the package psycopg2-binary is not installed")
 
@@ -18,7 +18,7 @@ from tests.running.team_server import DATABASE_PASSWORD, postgres, refusal_of
 
 CHECK = """
 import sys
-from slowfast_ray.running import tracking
+from slowfast_ray.running.tracking import tracking
 
 tracking.SECONDS_TO_ANSWER = 1.0
 try:

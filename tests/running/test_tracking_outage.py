@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from slowfast_ray.experiment import LAPTOP
-from slowfast_ray.running import tracking_queue
-from slowfast_ray.running.tracking import STATE, Tracker
+from slowfast_ray.running.tracking import tracking_queue
+from slowfast_ray.running.tracking.tracking import STATE, Tracker
 from tests.running.conftest import ROOT
 
 HISTORY = [{"val/top1": 0.1 * epoch, "val/loss": 1.0 / epoch} for epoch in range(1, 6)]

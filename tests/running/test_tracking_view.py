@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from slowfast_ray.running.tracking_store import NOTE
-from slowfast_ray.running.tracking_view import VIEW, share_view
+from slowfast_ray.running.tracking.tracking_store import NOTE
+from slowfast_ray.running.tracking.tracking_view import VIEW, share_view
 from tests.running import made_up_search
 from tests.running.conftest import ROOT
 from tests.running.made_up_search import FIELDS, METRICS, OBJECTIVE

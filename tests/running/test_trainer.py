@@ -25,9 +25,10 @@ from slowfast_ray.learning.config import LearningConfig
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import cost, slowfast
 from slowfast_ray.run_config import RunConfig
-from slowfast_ray.running import commands, follow_ups, preflight, trainer, wiring, worker
+from slowfast_ray.running import commands, follow_ups, preflight
 from slowfast_ray.running.flags import TrainFlags
-from slowfast_ray.running.wiring import Place
+from slowfast_ray.running.training import trainer, wiring, worker
+from slowfast_ray.running.training.wiring import Place
 from tests.running import gloo
 from tests.running.conftest import ROOT, environment, flags_of, runs_in
 

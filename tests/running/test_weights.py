@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.running import commands, follow_ups, preflight, trainer, worker
+from slowfast_ray.running import commands, follow_ups, preflight
 from slowfast_ray.running.flags import TrainFlags
+from slowfast_ray.running.training import trainer, worker
 from tests.running.conftest import flags_of, runs_in
 
 STANDING_STILL = {"learning.lr": 1e-30, "learning.ema_decay": 0.0, "model.batch_norm": "frozen"}

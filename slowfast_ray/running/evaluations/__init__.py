@@ -1,0 +1,1 @@
+"""Checkpoints scored again, their tables and pictures, and two runs compared."""

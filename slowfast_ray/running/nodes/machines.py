@@ -1,0 +1,70 @@
+"""Asks Ray which machines a cluster has now, and its autoscaler's file how many it may have."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+import yaml
+from ray._private import state
+
+from slowfast_ray.running.nodes.slots import Machine, Machines
+
+MONITOR_FLAG = "--autoscaling-config="
+"""Of Ray's monitor, on the head of a cluster that `ray up` made: it names the file that says how far it may grow."""
+ON_KUBERNETES = "KUBERAY_GEN_RAY_START_CMD"
+"""KubeRay sets this variable in its containers; how far it may grow is written where only its autoscaler reads."""
+
+
+def here() -> Machines:
+    """This machine alone, before Ray is started on it."""
+    return Machines((Machine(os.cpu_count() or 1, torch.cuda.device_count()),))
+
+
+def joined() -> Machines:
+    """Those of the connected Ray."""
+    most = _most(ray.get_runtime_context().gcs_address)
+    return Machines(now(), most, can_grow=bool(most) or ON_KUBERNETES in os.environ)
+
+
+def now() -> tuple[Machine, ...]:
+    """Those that are alive and stay: one that is being drained takes no more work."""
+    leaving = state.state.get_draining_nodes()
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    return tuple(Machine(each.get("CPU", 0), each.get("GPU", 0)) for each in resources)
+
+
+@lru_cache(maxsize=1)
+def _most(gcs_address: str) -> tuple[Machine, ...]:
+    """All that the autoscaler of this machine may have at once; none where there is no autoscaler here. It is looked
+    for once a cluster.
+    """
+    path = _autoscaler_file()
+    if path is None:
+        return ()
+    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if config["provider"]["type"] == "local":  # all that are named are started at once
+        return ()
+    kinds = config.get("available_node_types", {})
+    head = config.get("head_node_type")
+    found: list[Machine] = []
+    for name, kind in kinds.items():
+        resources = kind.get("resources", {})
+        machine = Machine(resources.get("CPU", 0), resources.get("GPU", 0))
+        num = 1 if name == head else min(kind.get("max_workers", 0), config.get("max_workers", 0))
+        found += [machine] * num
+    # Of different kinds together it may have fewer than of each alone: those that hold most are counted.
+    found.sort(key=lambda each: (each.gpus, each.cpus), reverse=True)
+    return tuple(found[: config.get("max_workers", 0) + 1])
+
+
+def _autoscaler_file() -> Path | None:
+    for process in psutil.process_iter(["cmdline"]):
+        for word in process.info["cmdline"] or []:
+            if word.startswith(MONITOR_FLAG):
+                path = Path(word.removeprefix(MONITOR_FLAG)).expanduser()
+                return path if path.is_file() else None
+    return None

@@ -1,0 +1,184 @@
+"""Asks every machine of a joined cluster, before anything starts, whether it is fit to train: the same versions, the
+same files, an answer.
+"""
+
+import logging
+import platform
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from slowfast_ray.data import remote
+from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.refusals import RefusedError
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("ray", "torch", "pytorchvideo", "numpy", "scipy", "h5py", "safetensors", "optuna", "mlflow")
+"""What a result may depend on, or what the machines exchange."""
+SECONDS_BETWEEN_LOOKS = 10.0
+SECONDS_TO_ANSWER = 300.0
+"""A machine that has the code still to fetch needs seconds; one that asks in vain for URLs, minutes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a machine must see."""
+
+    paths: tuple[str, ...]
+    urls: tuple[tuple[str, str], ...]
+    """To be read from: setting and URL of each."""
+    home: Mirror | None
+    """To be written to; None where it is no URL."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a machine says."""
+
+    host: str
+    versions: dict[str, str]
+    unseen: tuple[str, ...]
+    """Of the paths that were asked for."""
+    unreached: tuple[str, ...]
+    """Why a URL cannot be reached, a sentence each."""
+
+
+def check(ready: Ready) -> None:
+    """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
+    if ready.experiment.run.cluster_address is None:
+        return
+    found = flaws(ready, [node["NodeID"] for node in ray.nodes() if node["Alive"]])
+    if found:
+        raise RefusedError(" ".join(found))
+
+
+def flaws(ready: Ready, node_ids: Sequence[str]) -> list[str]:
+    """What stands in the way of training on these machines, a sentence each."""
+    place = None if ready.home.url else next(each for each in ready.folder.parents if each.is_dir())
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-") as probe:
+        paths = _needed(ready) | ({} if place is None else {probe.name: _unshared_storage(ready)})
+        asked = Asked(tuple(paths), _urls(ready), ready.home if ready.home.url else None)
+        answers, silent = _ask(node_ids, asked)
+    here = _versions()
+    found = [f"The machine {node} of the cluster does not answer within {SECONDS_TO_ANSWER:g} s." for node in silent]
+    for answer in answers:
+        others = [
+            f"{name} {version} (here {here[name]})"
+            for name, version in answer.versions.items()
+            if version != here[name]
+        ]
+        if others:
+            found.append(
+                f"All machines must have the same versions, but {answer.host} has {', '.join(others)}; install what "
+                "constraints.txt says on every one."
+            )
+        found += [f"{paths[path]}: {answer.host} does not see it." for path in answer.unseen]
+        found += [f"On {answer.host}: {reason}" for reason in answer.unreached]
+    return found
+
+
+@contextmanager
+def newcomers(ready: Ready, say: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, machines that join later are asked, too: what they lack is said, since a search goes on."""
+    if ready.experiment.run.cluster_address is None:
+        yield
+        return
+    known, ended = {node["NodeID"] for node in ray.nodes()}, threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            new = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - known
+            known.update(new)
+            try:
+                found = flaws(ready, sorted(new)) if new else []
+            except RayError:  # it has gone again
+                continue
+            for flaw in found:
+                log.warning("A machine that joined: %s", flaw)
+                say(f"A machine that joined: {flaw}")
+
+    thread = threading.Thread(target=look, name="newcomers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _needed(ready: Ready) -> dict[str, str]:
+    """Paths that every machine must see, each with how a sentence about it begins."""
+    root, weights = ready.experiment.data.root, ready.experiment.model.weights
+    paths: dict[str, str] = {}
+    if root is not None and not remote.is_url(root):
+        paths[f"{root}/annotations"] = (
+            f"`data.root` (={root}) must be the same folder on every machine, or a URL ({' or '.join(remote.SCHEMES)})"
+        )
+    if weights is not None and not remote.is_url(weights):
+        paths[weights] = f"`model.weights` (={weights}) must be the same file on every machine, or a URL"
+    return paths
+
+
+def _urls(ready: Ready) -> tuple[tuple[str, str], ...]:
+    named = (("data.root", ready.experiment.data.root), ("model.weights", ready.experiment.model.weights))
+    return tuple((setting, place) for setting, place in named if place is not None and remote.is_url(place))
+
+
+def _unshared_storage(ready: Ready) -> str:
+    return (
+        f"`run.storage` (={ready.experiment.run.storage}) must be one folder that every machine sees, or a URL "
+        f"({' or '.join(remote.SCHEMES)}), since a file that is written here shall be read there"
+    )
+
+
+def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str]]:
+    looks = {
+        _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(asked): node
+        for node in node_ids
+    }
+    done, silent = ray.wait(list(looks), num_returns=len(looks), timeout=SECONDS_TO_ANSWER)
+    return ray.get(done), [looks[each] for each in silent]
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _look(asked: Asked) -> Any:
+    return Answer(
+        host=f"{socket.gethostname()} ({ray.util.get_node_ip_address()})",
+        versions=_versions(),
+        unseen=tuple(path for path in asked.paths if not Path(path).exists()),
+        unreached=tuple(_unreached(asked)),
+    )
+
+
+def _unreached(asked: Asked) -> Iterator[str]:
+    checks = [partial(remote.check_readable, url, setting) for setting, url in asked.urls]
+    for check_url in checks if asked.home is None else [asked.home.check_writable, *checks]:
+        try:
+            check_url()
+        except ValueError as error:
+            yield str(error)
+
+
+def _versions() -> dict[str, str]:
+    return {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str:
+    """Without what is behind `+`: a CPU's build of torch beside a GPU's is fine."""
+    try:
+        return metadata.version(package).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return "missing"

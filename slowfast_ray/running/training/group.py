@@ -1,0 +1,156 @@
+"""A run over the workers of a Ray Train group: each calls worker.train() on its share of every batch."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray.train
+import torch
+from ray.actor import ActorHandle
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import LoggingConfig
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning.step import DoesNotFitError
+from slowfast_ray.running.folders import begun
+from slowfast_ray.running.nodes import cluster, node_check, node_frames
+from slowfast_ray.running.preflight import Ready
+from slowfast_ray.running.training import worker
+from slowfast_ray.running.training.process_group import OverRaysNetwork
+from slowfast_ray.running.training.pulse import Watch, beating
+from slowfast_ray.running.training.supplies import Supplies
+from slowfast_ray.running.training.wiring import Place
+from slowfast_ray.running.training.worker import Row
+
+PLACEMENT_GROUP = "placement_group"
+"""In the rows of a worker group: the id of the resources that it holds."""
+MAX_FAILURES = 10
+"""Of a run of its own, lost machines among them: each costs an epoch at most."""
+
+
+def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: bool) -> None:
+    """Trains one run over a group of its own; `note` sees the row of every epoch as it comes, in another thread."""
+    with cluster.connected(ready.experiment.run, verbose=verbose):
+        slots, _ = cluster.slots_for(ready.experiment.run, max_concurrent=1)
+        node_check.check(ready)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+        def consume() -> None:
+            while (row := rows.get()) is not None:
+                note(row)
+
+        consumer = threading.Thread(target=consume, name="rows")
+        consumer.start()
+        try:
+            with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
+                identity = begun.identity_of(ready.folder)
+                supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint, identity)
+                # Nobody else tries again.
+                train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
+        except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
+            raise KeyboardInterrupt from leaving
+        finally:
+            rows.put(None)
+            consumer.join()
+
+
+class ForwardRows(UserCallback):
+    """Puts the row of each epoch on a queue to the driver; lives in Ray Train's controller."""
+
+    def __init__(self, rows: Queue) -> None:
+        self._rows = rows
+
+    def after_report(self, run_context: Any, metrics: list[Row], checkpoint: Any) -> None:
+        """Called with one row a worker; they are the same."""
+        self._rows.put(metrics[0])
+
+
+class TellOfRestarts(UserCallback):
+    """Tells the driver that a worker broke off; lives in Ray Train's controller."""
+
+    def __init__(self, pulse: ActorHandle[Any], name: str) -> None:
+        self._pulse, self._name = pulse, name
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called before the workers start again, or the run ends."""
+        errors = "\n".join(f"{type(error).__name__}: {error}" for error in worker_exceptions.values())
+        self._pulse.restarted.remote(self._name, errors)
+
+
+def train(
+    experiment: Experiment,
+    name: str,
+    objective: str,
+    supplies: Supplies,
+    callbacks: list[UserCallback],
+    *,
+    replay: bool = False,
+    max_failures: int = 1,
+) -> None:
+    """Trains one run over a group of workers; a broken group starts again from the newest checkpoint, so many times.
+
+    `name` is that of its folder in the storage, where Ray Train keeps its own notes as well. `replay` as in
+    worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
+    """
+
+    slots, pulse = supplies.slots, supplies.pulse
+
+    def train_share(_: dict[str, Any]) -> None:
+        home = supplies.home_of(experiment, name)
+        context = ray.train.get_context()
+        group = ray.get_runtime_context().get_placement_group_id()
+        device = get_device()
+        assert isinstance(device, torch.device), "one GPU a worker"
+        place = Place(
+            rank=context.get_world_rank(),
+            num_workers=context.get_world_size(),
+            device=device,
+            num_threads=slots.cpus_per_worker,
+            gpu_share=slots.gpus_per_worker,
+        )
+        with beating(pulse, name, place.rank, experiment.run.hang_timeout_min) as line:
+            supplies.read_data(experiment.data)
+            worker.train(
+                experiment,
+                home.folder,
+                objective,
+                line.waiting(lambda row: ray.train.report({**row, PLACEMENT_GROUP: group})),
+                place,
+                replay=replay,
+                url=home.url,
+                on_batch=line.get_on,
+                must_leave=line.must_leave,
+            )
+
+    trainer = TorchTrainer(
+        train_share,
+        train_loop_config={},
+        torch_config=OverRaysNetwork(timeout_s=round(experiment.run.hang_timeout_min * 60)),
+        scaling_config=ScalingConfig(
+            num_workers=experiment.run.num_workers,
+            use_gpu=slots.gpus_per_worker > 0,
+            resources_per_worker=slots.resources(),
+            # On one machine where that holds them all.
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=f"{experiment.run.storage}/{name}",
+            callbacks=[*callbacks, TellOfRestarts(pulse, name)],
+            failure_config=FailureConfig(max_failures=max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
+            for kind in (DoesNotFitError, FloatingPointError):
+                if isinstance(failure, kind):
+                    raise kind(str(getattr(failure, "cause", failure))) from error
+        raise

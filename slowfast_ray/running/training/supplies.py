@@ -1,0 +1,47 @@
+"""What a driver gives to the workers of its runs."""
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from slowfast_ray.data import dataset
+from slowfast_ray.data.config import DataConfig
+from slowfast_ray.experiment import Experiment
+from slowfast_ray.running.folders import mirror
+from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.nodes import node_frames
+from slowfast_ray.running.nodes.slots import Slots
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """Travels with the function that trains."""
+
+    slots: Slots
+    pulse: ActorHandle[Any]
+    """Of pulse.Watch: hears that they get on."""
+    readers: ActorHandle[Any] | None
+    """Of node_frames.sharing."""
+    fingerprint: str
+    """Of the dataset that the driver sees."""
+    identity: str
+    """Of the run or search (begun.py): a worker's machine may still have what an earlier one of that name left."""
+
+    def home_of(self, experiment: Experiment, name: str) -> Mirror:
+        """In a worker: where the run called `name` (or `search/trial`) keeps its files."""
+        return mirror.of(experiment.run.storage, name, f"worker/{self.identity}")
+
+    def read_data(self, config: DataConfig) -> None:
+        """In a worker, before it trains: reads what its machine has. Raises ValueError where that is other data than
+        the driver's: figures would not compare.
+        """
+        node_frames.take(self.readers, config)
+        found = dataset.load(config).source
+        if found.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"`data.root` (={config.root or found.root}) holds other data on {socket.gethostname()} (fingerprint "
+                f"{found.fingerprint}) than where the run was started ({self.fingerprint}); copy it again, or name one "
+                "place for all machines."
+            )
