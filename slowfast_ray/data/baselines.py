@@ -130,7 +130,7 @@ def _recordings(split: Split, timeline: Timeline) -> np.ndarray:
 def _centers(split: Split) -> np.ndarray:
     if split.tracks is None:
         return np.zeros((len(split), 2))
-    return split.tracks.centers_M2[split.tracks.rows_S + split.keyframes_S - split.firsts_S].numpy()
+    return split.tracks.centers_ST2((split.keyframes_S - split.firsts_S)[:, None])[:, 0].numpy()
 
 
 def _nearest(train: _Places, val: _Places) -> np.ndarray:

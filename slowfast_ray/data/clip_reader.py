@@ -85,6 +85,6 @@ class ClipReader:
         seen = torch.tensor([self.config.width, self.config.height])
         region_px_B2 = side_px_B[:, None] * seen / seen.min()
         return Region(
-            center_BT2=tracked.centers_M2[tracked.rows_S[:, None] + frames_BT].to(device, non_blocking=True),
+            center_BT2=tracked.centers_ST2(frames_BT).to(device, non_blocking=True),
             half_B2=(region_px_B2 / torch.tensor([width, height]) / 2).to(device, non_blocking=True),
         )

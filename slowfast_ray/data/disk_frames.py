@@ -3,6 +3,7 @@
 Shapes: N frames of a recording, H height, W width, B clips, T frames of a clip.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,10 @@ SPAN_BYTES = 32_000_000
 """Of a stretch that is read at once: a clip of frames that lie far apart needs few of many."""
 CLOSE_FRAMES = 8
 """Frames with fewer between them are read in one stretch."""
+CLIP_FRAMES = 64
+"""Of the clip that `slow_chunks` looks at, and of chunks that suit clips."""
+SLOW_SHARE = 4
+"""From so many times what a clip holds on, most of its time is decoding."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,30 @@ class DiskFrames:
     def stream(self, requests: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """What `gather` gives for each of the requests."""
         return map(self.gather, requests)
+
+
+def slow_chunks(paths: Sequence[Path]) -> str | None:
+    """What makes reading of clips slow, and what to do; None where nothing does.
+
+    HDF5 decodes whole chunks. Those that it chooses itself are long in time and small in the frame, so that a clip
+    needs all of them around it.
+    """
+    slow: list[tuple[int, Path, tuple[int, int, int]]] = []
+    for path in paths:
+        with OpenRecording(path) as file:
+            num_bytes = file.decoded_bytes(CLIP_FRAMES)
+            if num_bytes > SLOW_SHARE * 4 * CLIP_FRAMES * math.prod(file.shape_NHW[1:]):
+                slow.append((num_bytes, path, file.shape_NHW))
+    if not slow:
+        return None
+    num_bytes, path, (_, height, width) = max(slow)
+    chunks = f"chunks=({CLIP_FRAMES}, {height}, {width})"
+    return (
+        f"{len(slow)} of {len(paths)} recordings are read slowly, since their chunks are long: for a clip of "
+        f"{CLIP_FRAMES} frames, {4e-6 * CLIP_FRAMES * height * width:.3g} MB, HDF5 decodes {num_bytes / 1e6:.3g} MB of "
+        f'{path}; write them again by file.create_dataset("frames", data=frames, {chunks}, compression="lzf"), as in '
+        "docs/your_data.md."
+    )
 
 
 class _Opened:

@@ -44,8 +44,13 @@ def num_loaders(num_cpus: int | None = None) -> int:
     if multiprocessing.current_process().daemon:  # which may have no children
         return 0
     if num_cpus is None:
-        num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_cpus = _num_cpus()
     return max(1, min(MAX_LOADERS, num_cpus - 1))
+
+
+def _num_cpus() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clip_bytes(frames: Frames, clip_len: int) -> int:
@@ -233,5 +238,12 @@ def _without_main() -> Iterator[None]:
 
 
 def fit_into_shared_memory(num_bytes: int) -> bool:
-    """Whether pieces that are ready fit into what processes share."""
-    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free > num_bytes
+    """Whether pieces that are ready fit into what processes share: into what is free of it, and into the part of this
+    process, since others that train on this machine may have started at the same moment.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return True
+    there = shutil.disk_usage(SHARED_MEMORY)
+    # A process computes on as many threads as its part of the machine has CPUs.
+    num_processes = max(1, _num_cpus() // torch.get_num_threads())
+    return num_bytes < min(there.free, there.total // num_processes)

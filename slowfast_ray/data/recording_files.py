@@ -7,6 +7,7 @@ HDF5.
 Shapes: N frames, H height, W width.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,15 @@ class OpenRecording:
         """float32 [end - first, H, W] in degrees Celsius: a stretch of the recording, dead pixels included."""
         with _named(self.path):
             return self._frames[first:end].astype(np.float32, copy=False)
+
+    def decoded_bytes(self, num_frames: int) -> int:
+        """What HDF5 decodes at least in order to give so many neighbours [bytes]; 0 where it need not decode."""
+        chunks = self._frames.chunks
+        if chunks is None or not self._frames.id.get_create_plist().get_nfilters():
+            return 0
+        wanted = (min(num_frames, self.shape_NHW[0]), *self.shape_NHW[1:])
+        touched = math.prod(-(-side // of_chunk) for side, of_chunk in zip(wanted, chunks, strict=True))
+        return touched * math.prod(chunks) * self._frames.dtype.itemsize
 
     def times_N(self) -> np.ndarray | None:
         """int64 [N]: when each frame was taken [ms]; None where the file does not say."""

@@ -13,14 +13,15 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
 from pyarrow import ArrowInvalid, fs
 
+from slowfast_ray.data.locks import locked, own
 from slowfast_ray.data.long_work import SHOWN, LongWork
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ SECONDS_TO_ANSWER = 30
 NUM_FETCHED_AT_ONCE = 8
 """A file comes over one connection, which S3 serves at some 50 to 100 MB/s."""
 _CHUNK_BYTES = 1 << 22
+_PART = "part"
+"""Of the name of a file that is not whole yet."""
 _OF_CREDENTIALS = ("AWS_", "GOOGLE_", "CLOUDSDK_")
 
 
@@ -125,8 +128,12 @@ def fetched_weights(url: str) -> Path:
 
 def _fetched(url: str, setting: str, files: dict[str, fs.FileInfo]) -> Path:
     folder = cache_of(url, setting.split(".")[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with _writable(folder, url, setting):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock") as is_held, _writable(folder, url, setting):
+        if is_held:  # then these are of processes that were killed
+            for part in folder.rglob(f".*.{_PART}.*"):
+                part.unlink()
         noted = _noted(folder)
         wanted = {name: info for name, info in files.items() if noted.get(name) != _state(info)}
         if wanted:
@@ -169,15 +176,19 @@ def _fetch(url: str, setting: str, wanted: dict[str, fs.FileInfo], folder: Path,
 def _copy(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path, setting: str, ended: threading.Event) -> None:
     """The file has its name once it is whole. Raises ValueError where it does not become so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        for piece in _pieces(filesystem, info, setting):
-            file.write(piece)  # a full disk is no fault of the storage
-            if ended.is_set():
-                raise ValueError(f"{info.path} was not fetched to its end.")
-    if part.stat().st_size != info.size:
-        raise ValueError(f"{info.path} changed while it was fetched; start again once it is whole.")
-    part.rename(path)
+    part = path.with_name(own(f".{path.name}.{_PART}"))
+    try:
+        with part.open("wb") as file:
+            for piece in _pieces(filesystem, info, setting):
+                file.write(piece)  # a full disk is no fault of the storage
+                if ended.is_set():
+                    raise ValueError(f"{info.path} was not fetched to its end.")
+        if part.stat().st_size != info.size:
+            raise ValueError(f"{info.path} changed while it was fetched; start again once it is whole.")
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)  # its room is needed
+        raise
 
 
 def _pieces(filesystem: fs.FileSystem, info: fs.FileInfo, setting: str) -> Iterator[bytes]:
@@ -206,7 +217,7 @@ def _noted(folder: Path) -> dict[str, list[int]]:
 
 
 def _note(folder: Path, noted: dict[str, list[int]]) -> None:
-    unfinished = folder / f"{FETCHED}.part"
+    unfinished = folder / own(f"{FETCHED}.{_PART}")
     unfinished.write_text(json.dumps(noted), encoding="utf-8")
     unfinished.rename(folder / FETCHED)
 
@@ -218,6 +229,18 @@ def _check_room(folder: Path, num_bytes: int, url: str, setting: str) -> None:
             f"`{setting}` (={url}) takes {num_bytes / 1e9:.1f} GB on this machine, but {folder} has "
             f"{free / 1e9:.1f} GB left; name a larger disk by XDG_CACHE_HOME."
         )
+
+
+@contextmanager
+def _writable(folder: Path, url: str, setting: str) -> Iterator[None]:
+    """A cache that cannot be written is no fault of the run's own folder: says what it is, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"`{setting}` (={url}) is kept on this machine in {folder}, which cannot be written ({error}); make room "
+            "there, or name a larger disk by XDG_CACHE_HOME."
+        ) from error
 
 
 def unreachable(url: str, setting: str, error: Exception) -> str:

@@ -112,7 +112,7 @@ def split_of(samples: Sequence[Sample], chosen: np.ndarray, data: Source, config
         lasts_S=ends_S,
         labels_S=labels_S,
         blocks_S=_blocks(positions, data.timeline),
-        tracks=tracks.build(mine, data.images, data.timeline) if config.labels == "person" else None,
+        tracks=tracks.build(mine, data.images) if config.labels == "person" else None,
     )
 
 

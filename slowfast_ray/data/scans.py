@@ -12,17 +12,17 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import platformdirs
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from slowfast_ray.data import recordings, repairs
+from slowfast_ray.data.locks import locked
 from slowfast_ray.data.long_work import LongWork
 from slowfast_ray.data.recording_files import OpenRecording
 from slowfast_ray.data.recordings import DEAD_BELOW_CELSIUS
@@ -96,7 +96,7 @@ def of(path: Path) -> Scan:
         return found
     with _writable(cached.parent):
         cached.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(cached.parent / f"lock-{of_path[:2]}"):  # recordings may share one: then they wait, no more
+    with locked(cached.parent / f"lock-{of_path[:2]}"):  # recordings may share one: then they wait, no more
         found = _load(cached, path, status)
         if found is None:
             # Scans of what the recording was before stay: machines that share a home may have other recordings there.
@@ -118,6 +118,7 @@ def _found_in(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             digests.append(recordings.digests(path.stem, frames_NHW, first))
         recordings.check_finite(path, np.concatenate(bad), num_frames)
         dead_R = np.concatenate(dead)
+        del dead  # as much again
         recordings.check_some_alive(path, is_dead=len(dead_R) == num_frames * height * width)
         repaired = repairs.find(dead_R, file.shape_NHW, _pieces(file))
         times_N, sensor = file.times_N(), file.sensor()
@@ -190,26 +191,15 @@ class StoredRepairs:
     def __init__(self, cached: Path) -> None:
         try:
             self._file = safe_open(cached, framework="numpy")
-            self._offsets = self._file.get_tensor("offsets")
+            self._offsets = self._file.get_slice("offsets")
         except (OSError, SafetensorError) as error:
             raise ValueError(f"The scan {cached} is gone or damaged ({error}); start again.") from error
 
     def apply(self, frames_NHW: np.ndarray, first: int) -> None:
         """Writes the repairs into frames of the recording, from its frame `first` on."""
-        offsets = self._offsets[first : first + len(frames_NHW) + 1]
+        offsets: np.ndarray = self._offsets[first : first + len(frames_NHW) + 1]
         start, end = int(offsets[0]), int(offsets[-1])
         if start < end:
             frame_R = np.repeat(np.arange(len(frames_NHW)), np.diff(offsets))
             pixels_R = self._file.get_slice("pixels_R")[start:end]
             frames_NHW.reshape(len(frames_NHW), -1)[frame_R, pixels_R] = self._file.get_slice("values_R")[start:end]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process; where the file system knows none, scans may be made twice."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(path, fallback_to_soft=False))
-        except (OSError, NotImplementedError) as error:
-            log.info("%s cannot be locked (%s): processes that start together scan alone.", path, error)
-        yield

@@ -17,7 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slowfast_ray.data import annotations, memory, recording_files, recordings, remote, scans, synthetic, timeline
+from slowfast_ray.data import (
+    annotations,
+    disk_frames,
+    memory,
+    recording_files,
+    recordings,
+    remote,
+    scans,
+    synthetic,
+    timeline,
+)
 from slowfast_ray.data.annotations import Annotations, Image
 from slowfast_ray.data.disk_frames import DiskFrames
 from slowfast_ray.data.frames import Frames, MemoryFrames
@@ -113,6 +123,9 @@ def read(root: Path, memory_budget: float | None = None) -> Source:
         frames, described = _into_memory(paths, shapes)
     else:
         log.info("The frames of %s take %.1f GB: they stay on disk.", root, sum(num_bytes) / 1e9)
+        slow = disk_frames.slow_chunks(paths)
+        if slow is not None:
+            log.warning("%s", slow)
         described = scans.of_all(paths, num_bytes)
         frames = DiskFrames(described)
     source = Source(

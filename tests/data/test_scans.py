@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -41,8 +42,15 @@ def some_frames(num_frames: int, height: int = 4, width: int = 5) -> np.ndarray:
         bool, arrays.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7), elements=st.booleans()
     ).filter(lambda dead_NHW: not dead_NHW.all()),
     at_once=st.integers(1, 8),
+    values_at_once=st.sampled_from([1, 2, 5, 30, repairs.VALUES_AT_ONCE]),
 )
-def test_repairs_are_those_of_the_whole_recording(dead_NHW: np.ndarray, at_once: int) -> None:
+def test_repairs_are_those_of_the_whole_recording(dead_NHW: np.ndarray, at_once: int, values_at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repairs, "VALUES_AT_ONCE", values_at_once)
+        check_repairs(dead_NHW, at_once)
+
+
+def check_repairs(dead_NHW: np.ndarray, at_once: int) -> None:
     frames_NHW = some_frames(*dead_NHW.shape)
     frames_NHW[dead_NHW] = DEAD
     pieces = [(first, frames_NHW[first : first + at_once]) for first in range(0, len(frames_NHW), at_once)]
@@ -53,6 +61,21 @@ def test_repairs_are_those_of_the_whole_recording(dead_NHW: np.ndarray, at_once:
         frame_HW.reshape(-1)[found.pixels_R[part]] = found.values_R[part]
     np.testing.assert_array_equal(repaired_NHW, recordings.repair(frames_NHW, dead_NHW))
     assert found.num_frames == dead_NHW.any(axis=(1, 2)).sum()
+
+
+def test_many_dead_values_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "VALUES_AT_ONCE", 10_000)
+    dead_NHW = np.random.default_rng(0).random((500, 40, 50)) < 0.5
+    dead_NHW[:, :10] = True  # throughout
+    frames_NHW, dead_R = some_frames(500, 40, 50), np.flatnonzero(dead_NHW)
+    tracemalloc.start()
+    try:
+        found = repairs.find(dead_R, dead_NHW.shape, [(0, frames_NHW[:250]), (250, frames_NHW[250:])])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.values_R) == len(dead_R) > 600_000
+    assert peak < 24 * len(dead_R)
 
 
 def damaged(path: Path, times: list[int] | None = None, sensor: str | None = None, **storage: object) -> Path:
@@ -94,6 +117,23 @@ def test_what_a_file_does_not_say_is_unknown(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "a.h5", pictures(range(5)), None)
     found = scans.of(path)
     assert (found.times_N, found.sensor, found.num_dead_pixels) == (None, None, 0)
+
+
+def test_a_scan_is_opened_without_reading_what_is_not_asked_for(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "a.h5", np.zeros((200_000, 1, 1), np.float32), None)
+    with h5py.File(path, "r+") as file:
+        file["frames"][::1000] = DEAD  # pyright: ignore
+    cached = scans.of(path).cached
+    tracemalloc.start()
+    try:
+        repairs_ = StoredRepairs(cached)
+        stretch_NHW = np.full((3, 1, 1), DEAD, np.float32)
+        repairs_.apply(stretch_NHW, 4999)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stretch_NHW[:, 0, 0].tolist() == [np.float32(DEAD), 0, np.float32(DEAD)]
+    assert peak < 200_000  # of 1.6 MB of offsets
 
 
 # The cache

@@ -225,6 +225,79 @@ def test_with_little_shared_memory_fewer_processes_read(
     assert len(loaders_of(reader)) == 2
 
 
+def test_no_process_takes_the_shared_memory_of_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = shutil.disk_usage(loading.SHARED_MEMORY)
+    num_bytes = there.total // 8
+    if there.free < 2 * num_bytes:
+        pytest.skip(f"{loading.SHARED_MEMORY} is nearly full")
+    monkeypatch.setattr(loading, "_num_cpus", lambda: 8)
+    before = torch.get_num_threads()
+    try:
+        fits = {}
+        for num_threads in (1, 4, 8):  # of eight processes, of two, of one
+            torch.set_num_threads(num_threads)
+            fits[num_threads] = loading.fit_into_shared_memory(num_bytes)
+    finally:
+        torch.set_num_threads(before)
+    assert fits == {1: False, 4: True, 8: True}
+    assert not loading.fit_into_shared_memory(there.total)
+
+
+# Chunks
+
+
+def write_long(path: Path, **storage: Any) -> None:
+    """Frames as they are stored; h5py's own chunks are long for so many."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("frames", data=np.tile(pictures(range(5000)), (1, 8, 10)), **storage)
+        file.attrs["mac_address"] = "00:1B"
+        file["timestamps"] = np.arange(5000)
+
+
+def test_chunks_that_make_reading_slow_are_told_once_with_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_dataset(tmp_path / "data", {}, [("a", 3, [0]), ("b", 3, [0])], [("b", 900, [1])])
+    (root / "frames").mkdir()
+    for name in "ab":
+        write_long(root / "frames" / f"{name}.h5", compression=1)
+    config = DataConfig(root=str(root), memory_budget=STREAMED)
+    expected = dataset.load(config).source
+    (told,) = (record.message for record in caplog.records if "chunks" in record.message)
+    with h5py.File(root / "frames" / "a.h5") as file:
+        num_frames, height, width = file["frames"].chunks  # pyright: ignore
+    decoded = num_frames * -(-16 // height) * height * -(-20 // width) * width * 4
+    assert decoded > disk_frames.SLOW_SHARE * 64 * 16 * 20 * 4
+    assert f"2 of 2 recordings are read slowly, since their chunks are long: for a clip of 64 frames, 0.0819 MB, " \
+           f"HDF5 decodes {decoded / 1e6:.3g} MB of {root / 'frames'}" in told  # fmt: skip
+    assert 'file.create_dataset("frames", data=frames, chunks=(64, 16, 20), compression="lzf")' in told
+
+    # The page's own words, followed.
+    page = (Path(__file__).parents[2] / "docs" / "your_data.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for name in "ab":
+        path = root / "frames" / f"{name}.h5"
+        monkeypatch.chdir(tmp_path)
+        path.rename("old.h5")
+        exec(code, {})
+        Path("new.h5").rename(path)
+    caplog.clear()
+    source.read.cache_clear()
+    dataset.load.cache_clear()
+    assert dataset.load(config).source.fingerprint == expected.fingerprint
+    assert dataset.load(config).source.timeline.has_times.all()
+    assert recordings.read(root / "frames" / "a.h5").sensor == "00:1B"
+    assert "chunks" not in caplog.text
+
+
+@pytest.mark.parametrize("storage", [{}, {"chunks": True}, {"chunks": (64, 16, 20), "compression": 4}])
+def test_chunks_that_are_read_well_are_not_mentioned(tmp_path: Path, storage: dict[str, Any]) -> None:
+    write_long(
+        tmp_path / "a.h5", **storage
+    )  # without compression HDF5 reads what is asked for, or copies a little more
+    assert disk_frames.slow_chunks([tmp_path / "a.h5"]) is None
+
+
 # Files that are gone, and processes that die
 
 

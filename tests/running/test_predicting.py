@@ -230,7 +230,8 @@ def test_a_box_for_each_frame_says_what_a_track_says_bit_for_bit(tiny: Experimen
     for row in rows.tolist():
         first = int(val.keyframes_S[row]) - 16
         frames.append(data.frames_NHW[first : first + 32].numpy())
-        centers_T2 = tracks.centers_M2[int(tracks.rows_S[row]) + first - int(val.firsts_S[row]) :][:32]
+        in_recording_T = torch.arange(first, first + 32) - val.firsts_S[row]
+        centers_T2 = tracks.rows(torch.tensor([row])).centers_ST2(in_recording_T[None])[0]
         boxes.append(np.concatenate([centers_T2.numpy(), tracks.sizes_S2[row].expand(32, 2).numpy()], axis=1))
     boxes_ST4 = np.stack(boxes)
     assert (boxes_ST4[:, 0, :2] != boxes_ST4[:, -1, :2]).any(), "somebody walks"

@@ -1,7 +1,8 @@
 """Frames that the processes of a machine share: decoded once, in Ray's object store, where each maps the same memory.
 
 It is done from a size on where a process of its own, which decodes, costs less than what it saves. Smaller datasets are
-read by each process in a second.
+read by each process in a second. Where sharing fails, most likely since memory ran out, nobody takes more of it: clips
+are read from disk, and are the same.
 """
 
 import logging
@@ -21,8 +22,8 @@ from slowfast_ray.data.frames import MemoryFrames
 
 log = logging.getLogger(__name__)
 
-SHARED_FROM_BYTES = 1_000_000_000
-"""The process that decodes takes about 0.4 GB itself."""
+SHARED_FROM_BYTES = 200_000_000
+"""The process that decodes takes about 0.4 GB itself: from the third trial of a machine on, sharing takes less."""
 
 
 class Readers:
@@ -63,7 +64,9 @@ def sharing(data: Dataset) -> Iterator[ActorHandle[Any] | None]:
         yield None
         return
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    readers: Any = ray.remote(num_cpus=0)(Readers).options(scheduling_strategy=here).remote()
+    # Started anew it knows no readers; those that it had end with it, and what was taken from them stays.
+    restarting = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=1)(Readers)
+    readers: Any = restarting.options(scheduling_strategy=here).remote()
     try:
         yield readers
     finally:
@@ -71,8 +74,12 @@ def sharing(data: Dataset) -> Iterator[ActorHandle[Any] | None]:
 
 
 def take(readers: ActorHandle[Any] | None, config: DataConfig) -> None:
-    """In a worker, before it reads its data: from now on this process has that of its machine."""
-    if readers is None or source.is_adopted(source.locate(config.root)):
+    """In a worker, before it reads its data: from now on this process has that of its machine, or streams from disk.
+
+    Raises ValueError or OSError where neither can be.
+    """
+    root = source.locate(config.root)
+    if readers is None or source.is_adopted(root):
         return
     try:
         reader: Any = ray.get(readers.on.remote(ray.get_runtime_context().get_node_id()))
@@ -82,5 +89,8 @@ def take(readers: ActorHandle[Any] | None, config: DataConfig) -> None:
             log.info("The frames are shared by the processes of this machine.")
     except RayError as error:
         log.warning(
-            "The frames of this machine cannot be shared, and are read here: %s", str(error).strip().splitlines()[-1]
+            "The frames of this machine cannot be shared, and clips are read from disk as they are needed: %s",
+            str(error).strip().splitlines()[-1],
         )
+        # A copy of its own in each process, now that memory ran out, would be the end of all of them.
+        source.adopt(source.read(root, 0))

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import correlate1d
 
-from slowfast_ray.data import clips, labels, recordings, timeline, tracks
+from slowfast_ray.data import clips, labels, recordings, tracks
 from slowfast_ray.data.annotations import Image
 from slowfast_ray.data.clips import Clock
 from slowfast_ray.data.labels import Sample
@@ -87,7 +87,7 @@ def of_frames(
     firsts_S, lasts_S, keyframes_S = (
         np.tile(each, num_people) for each in (found.firsts_S, found.lasts_S, found.keyframes_S)
     )
-    followed = tracks.build(samples, images, timeline.build([recording])) if predictor.looks_at_people else None
+    followed = tracks.build(samples, images) if predictor.looks_at_people else None
     answer = predictor.of_recording(recording, torch.from_numpy(keyframes_S), followed, on_batch)
     probabilities_SK = predictor.probabilities_SK(answer.logits_SK).numpy()
     if smooth is not None:
