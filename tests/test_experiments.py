@@ -76,7 +76,7 @@ def test_train_thermal_over_two_workers(tiny: Experiment, tmp_path: Path, own_ra
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_search_cleanly(tiny: Experiment, tmp_path: Path, kind: signal.Signals) -> None:
     ray_folder = Path("/tmp") / f"ray-stop-{os.getpid()}-{kind}"
     experiment = tiny.override({"learning.num_epochs": 10_000, "data.clip_len": 16})

@@ -15,6 +15,10 @@ from slowfast_ray.learning.optimizer import DepthOf, all_alike
 from slowfast_ray.learning.optimizer import build as build_optimizer
 
 
+class UnfitDeviceError(ValueError):
+    """A device cannot compute as it is asked to, whatever is trained on it; that of another machine may."""
+
+
 @dataclass
 class Learner:
     """A network on its way: what changes from step to step, and what a checkpoint therefore holds."""
@@ -38,7 +42,9 @@ class Learner:
         num_workers: int = 1,
         depth_of: DepthOf = all_alike,
     ) -> "Learner":
-        """A learner before its first step. Raises ValueError where the device cannot compute in `config.precision`."""
+        """A learner before its first step. Raises UnfitDeviceError where the device cannot compute in
+        `config.precision`.
+        """
         device = next(model.parameters()).device
         check_precision(config, device)
         return Learner(
@@ -56,14 +62,14 @@ class Learner:
 
 
 def check_precision(config: LearningConfig, device: torch.device) -> None:
-    """Raises ValueError where a device cannot train in `config.precision`."""
+    """Raises UnfitDeviceError where a device cannot train in `config.precision`."""
     if config.precision == "fp16" and device.type != "cuda":
-        raise ValueError(
+        raise UnfitDeviceError(
             f"`learning.precision` (=fp16) needs a GPU, but this trains on {device.type}; choose fp32 or bf16."
         )
     is_native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and not is_native:
-        raise ValueError(
+        raise UnfitDeviceError(
             f"`learning.precision` (=bf16) needs a GPU of Ampere's generation or newer, but this trains on "
             f"{torch.cuda.get_device_name(device)}; choose fp16 or fp32."
         )

@@ -7,6 +7,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
 from slowfast_ray.data import audit, baselines, dataset, remote
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
@@ -15,6 +17,7 @@ from slowfast_ray.learning import checkpoint, counts
 from slowfast_ray.learning.learner import check_precision
 from slowfast_ray.model import pretrained
 from slowfast_ray.model.pretrained_report import Report
+from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running import data_facts, scores
 from slowfast_ray.running.folders import begun, mirror, sending
 from slowfast_ray.running.folders.mirror import Mirror
@@ -166,6 +169,7 @@ def _check(
             f"`run.storage` (={experiment.run.storage}) must not hold both kinds of quotes: MLflow could not be asked "
             "for its runs."
         )
+    _check_outlives_job(experiment.run)
     storage = experiment.run.storage
     if remote.is_url(storage):
         remote.open_url(storage, "run.storage")
@@ -196,6 +200,25 @@ def _check(
         baselines=scores.of_baselines(data.config),
         weights=None if checkpoint.newest(home.folder) else _check_weights(experiment, data),
     )
+
+
+def _check_outlives_job(run: RunConfig) -> None:
+    """Raises ValueError where a submitted job would keep its results in its own working folder, a copy that Ray makes
+    and clears away.
+    """
+    if RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:
+        return
+    goes = "would lie in the working folder of this job, a copy that Ray makes and clears away"
+    if not remote.is_url(run.storage) and not Path(run.storage).expanduser().is_absolute():
+        raise ValueError(
+            f"`run.storage` (={run.storage}) {goes}; name a folder from / that every machine sees, or a URL "
+            f"({' or '.join(remote.SCHEMES)})."
+        )
+    if tracking.resolve_uri(run.tracking_uri).startswith(f"sqlite:///{Path.cwd()}/"):
+        raise ValueError(
+            f"`run.tracking_uri` (={run.tracking_uri}): MLflow's database {goes}; name a server, http://host:5000, or "
+            "a file from /, sqlite:////home/me/mlflow.db."
+        )
 
 
 def _check_weights(experiment: Experiment, data: Dataset) -> Report | None:

@@ -114,12 +114,15 @@ class Machine:
         assert process.returncode == 0, f"{self.name}: {shlex.join(map(str, command))} ended with {said}"
         return said
 
-    def ray_start(self, head: "Machine | None" = None, *, num_cpus: int = 1) -> str:
-        """Starts Ray: joined to `head`, or as the head of a new cluster, whose address it gives."""
+    def ray_start(self, head: "Machine | None" = None, *, num_cpus: int = 1, num_gpus: int = 0) -> str:
+        """Starts Ray: joined to `head`, or as the head of a new cluster, whose address it gives. GPUs are only said to
+        be there.
+        """
         role = ["--head", f"--port={RAY_PORT}", "--dashboard-host=127.0.0.1"]
         if head is not None:
             role = [f"--address={head.address}:{RAY_PORT}"]
         own = [f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}", "--object-store-memory=100000000"]
+        own += [f"--num-gpus={num_gpus}"] if num_gpus else []
         self.run([BIN / "ray", "start", *role, *own, "--disable-usage-stats"])
         return f"{self.address}:{RAY_PORT}"
 

@@ -43,10 +43,10 @@ def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
         yield found
 
 
-def refusal(machine: Machine, experiment: Experiment, *flags: str) -> str:
-    """What a search says that is refused; it has made nothing."""
-    script = ROOT / "experiments" / "tune_thermal.py"
-    command = [BIN / "python", script, *flags_of(experiment), "--name", "refused", "--run.address", HEAD, *flags]
+def refusal(machine: Machine, experiment: Experiment, *flags: str, script: str = "tune_thermal") -> str:
+    """What a script says that is refused."""
+    path = ROOT / "experiments" / f"{script}.py"
+    command = [BIN / "python", path, *flags_of(experiment), "--name", "refused", "--run.address", HEAD, *flags]
     process = machine.start(command)
     try:
         said, _ = process.communicate(timeout=120)
@@ -85,6 +85,13 @@ def test_what_the_machines_cannot_hold(
 ) -> None:
     assert law in refusal(machines[0], experiment, *flags)
     assert not Path(experiment.run.storage).exists()
+
+
+def test_a_single_run_that_is_refused_leaves_nothing(machines: list[Machine], experiment: Experiment) -> None:
+    said = refusal(machines[0], experiment, "--run.num-workers", "2", script="train_thermal")
+    assert "`run.num_workers` (=2) needs 2 CPU cores" in said
+    assert not Path(experiment.run.storage).exists()
+    assert not Path(str(experiment.run.tracking_uri).removeprefix("sqlite:///")).exists()
 
 
 def test_a_storage_that_only_one_machine_sees(machines: list[Machine], experiment: Experiment) -> None:

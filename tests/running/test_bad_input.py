@@ -282,6 +282,24 @@ def test_a_search_whose_study_is_gone_does_not_go_on(tiny: Experiment, tmp_path:
         tuner.check(tiny, space, SearchConfig(), name="search", resume=True)
 
 
+def test_a_submitted_job_keeps_its_results_where_they_outlive_it(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+    for setting, law in (
+        ({"run.storage": "runs"}, r"`run.storage` \(=runs\) would lie in the working folder of this job"),
+        (
+            {"run.tracking_uri": None},
+            r"`run.tracking_uri` \(=None\): MLflow's database would lie in the working",
+        ),
+    ):
+        with pytest.raises(ValueError, match=law):
+            preflight.check(tiny.override(setting), name="run", objective="val/top1")
+    monkeypatch.chdir("/")
+    preflight.check(tiny, name="run", objective="val/top1")
+
+
 def test_a_password_is_not_written_beside_every_checkpoint() -> None:
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD") as refused:
         tracking.resolve_uri("http://me:secret@host:5000")

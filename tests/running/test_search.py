@@ -244,6 +244,7 @@ def test_several_objectives_have_a_front(tiny: Experiment) -> None:
         assert min(values) in [trial.values[objective] for trial in result.front]
 
 
+@pytest.mark.slow
 def test_finalists_are_trained_again_and_the_winner_on_everything(tiny: Experiment) -> None:
     experiment = tiny.override({"data.split": "purged", "data.num_folds": 2})
     space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
@@ -284,6 +285,7 @@ def test_a_warm_start_knows_the_trials_of_an_earlier_search(tiny: Experiment) ->
         tuner.check(tiny, space, SearchConfig(warm_start="nosuch"), name="other")
 
 
+@pytest.mark.slow
 def test_trials_of_two_workers_count_each_sample_once_and_stopped_ones_free_their_place(tiny: Experiment) -> None:
     # Two workers take both CPUs: after a trial was stopped early, the next can only start once its group was freed,
     # which Ray itself does not do without its dashboard.

@@ -8,13 +8,16 @@ import pytest
 from ray import tune
 
 from search_spaces.thermal import THERMAL
+from slowfast_ray.data import memory
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import preflight
 from slowfast_ray.running.folders import begun
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready, RefusedError
 from slowfast_ray.running.searching import search_plan, search_rules, search_space, suggesting
 from slowfast_ray.running.searching.config import SearchConfig
 from slowfast_ray.running.searching.study import Study, endings
+from slowfast_ray.running.training import plan
 
 SPACE = search_space.drawable({"learning.lr": THERMAL["learning.lr"]})
 
@@ -52,6 +55,17 @@ def test_where_trainings_differ_in_length_no_rung_comes_early_in_the_longest(tin
     found = dict(search_plan.rows(ready_for(tiny, 12), space, SearchConfig(), measured=False))
     assert found["stopping"] == "none: no trial of 12 epochs is stopped before epoch 40"
     assert found["epochs"] == "about 96, of 96 if no trial were stopped early"
+
+
+def test_nothing_is_measured_where_the_workers_have_other_devices_or_no_clip_fits(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = ready_for(tiny, 12).experiment
+    slots = functools.partial(Slots, num_workers=1, cpus_per_worker=1, max_concurrent=None)
+    assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=1)) == ("not measured", plan.ELSEWHERE)
+    assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=0))[0] == "time"
+    monkeypatch.setattr(memory, "of_device", lambda device: 1000)
+    assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=0))[0] == "does not fit"
 
 
 def test_a_study_that_was_never_made_or_is_damaged_is_told_so(tiny: Experiment) -> None:

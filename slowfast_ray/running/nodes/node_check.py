@@ -60,20 +60,19 @@ def check(ready: Ready) -> None:
     """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
     if ready.experiment.run.cluster_address is None:
         return
-    found = flaws(ready, [node["NodeID"] for node in ray.nodes() if node["Alive"]])
-    if found:
-        raise RefusedError(" ".join(found))
+    flaws, silent = _look_at(ready, sorted(_alive()))
+    if flaws or silent:
+        raise RefusedError(" ".join([*flaws, *silent]))
 
 
-def flaws(ready: Ready, node_ids: Sequence[str]) -> list[str]:
-    """What stands in the way of training on these machines, a sentence each."""
+def _look_at(ready: Ready, node_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands in the way of training on these machines, a sentence each; and of those that say nothing."""
     place = None if ready.home.url else next(each for each in ready.folder.parents if each.is_dir())
     with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-") as probe:
         paths = _needed(ready) | ({} if place is None else {probe.name: _unshared_storage(ready)})
         asked = Asked(tuple(paths), _urls(ready), ready.home if ready.home.url else None)
-        answers, silent = _ask(node_ids, asked)
+        answers, found, silent = _ask(node_ids, asked)
     here = _versions()
-    found = [f"The machine {node} of the cluster does not answer within {SECONDS_TO_ANSWER:g} s." for node in silent]
     for answer in answers:
         others = [
             f"{name} {version} (here {here[name]})"
@@ -83,16 +82,22 @@ def flaws(ready: Ready, node_ids: Sequence[str]) -> list[str]:
         if others:
             found.append(
                 f"All machines must have the same versions, but {answer.host} has {', '.join(others)}; install what "
-                "constraints.txt says on every one."
+                "constraints.txt says on every one, for the same Python."
             )
         found += [f"{paths[path]}: {answer.host} does not see it." for path in answer.unseen]
         found += [f"On {answer.host}: {reason}" for reason in answer.unreached]
-    return found
+    return found, [
+        f"The machine {node} of the cluster does not answer within {SECONDS_TO_ANSWER:g} s." for node in silent
+    ]
 
 
 @contextmanager
-def newcomers(ready: Ready, say: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, machines that join later are asked, too: what they lack is said, since a search goes on."""
+def newcomers(ready: Ready, halt: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, machines that join later are asked, too.
+
+    One that is not fit is a reason to halt: Ray would send it trial after trial, since each fails there at once and
+    makes room for the next, or keeps its checkpoints where nobody finds them.
+    """
     if ready.experiment.run.cluster_address is None:
         yield
         return
@@ -100,15 +105,14 @@ def newcomers(ready: Ready, say: Callable[[str], None]) -> Iterator[None]:
 
     def look() -> None:
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            new = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - known
+            new = _alive() - known
             known.update(new)
-            try:
-                found = flaws(ready, sorted(new)) if new else []
-            except RayError:  # it has gone again
-                continue
-            for flaw in found:
-                log.warning("A machine that joined: %s", flaw)
-                say(f"A machine that joined: {flaw}")
+            flaws, silent = _look_at(ready, sorted(new)) if new else ([], [])
+            for text in silent:
+                log.warning("A machine that joined: %s", text)
+                say(f"A machine that joined: {text}")
+            if flaws:
+                halt(f"a machine joined that is not fit to train: {' '.join(flaws).rstrip('.')}")
 
     thread = threading.Thread(target=look, name="newcomers", daemon=True)
     thread.start()
@@ -144,13 +148,34 @@ def _unshared_storage(ready: Ready) -> str:
     )
 
 
-def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str]]:
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str], list[str]]:
+    """What the machines say, why some of them cannot, a sentence each, and those that are silent. Those that have gone
+    meanwhile are none of these.
+    """
     looks = {
         _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(asked): node
         for node in node_ids
     }
     done, silent = ray.wait(list(looks), num_returns=len(looks), timeout=SECONDS_TO_ANSWER)
-    return ray.get(done), [looks[each] for each in silent]
+    answers: list[Answer] = []
+    failed: dict[str, RayError] = {}
+    for each in done:
+        try:
+            answers.append(ray.get(each))
+        except RayError as error:
+            failed[looks[each]] = error
+    alive = _alive()
+    reasons = [
+        f"The machine {node} of the cluster cannot run this package: {str(error).strip().splitlines()[-1]}; install "
+        "what constraints.txt says there."
+        for node, error in failed.items()
+        if node in alive
+    ]
+    return answers, reasons, [looks[each] for each in silent if looks[each] in alive]
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -5,16 +5,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import checkpoint
 from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.searching import pruning, search_rules, search_space, winner
 from slowfast_ray.running.searching.config import SearchConfig
 from slowfast_ray.running.searching.search_space import Drawable, Space
-from slowfast_ray.running.training import measuring, needs, wiring
+from slowfast_ray.running.training import needs, plan, wiring
 from slowfast_ray.running.training.measuring import share_of
-from slowfast_ray.running.training.wiring import Place
 
 CHECKPOINTS_A_TRIAL = 4
 """The newest two, the best, and the one that is being written."""
@@ -82,7 +83,7 @@ def rows(ready: Ready, space: Drawable, config: SearchConfig, *, measured: bool)
         )
     )
     if measured:
-        lines.append(("time", _time(experiment, total, config)))
+        lines.append(time_row(experiment, total, own))
     return lines
 
 
@@ -119,14 +120,23 @@ def _disk_bytes(ready: Ready, config: SearchConfig, at_once: int) -> float:
     return (num_kept + at_once) * CHECKPOINTS_A_TRIAL * each
 
 
-def _time(experiment: Experiment, num_epochs: float, config: SearchConfig) -> str:
+def time_row(experiment: Experiment, num_epochs: float, slots: Slots) -> tuple[str, str]:
+    """Of the plan: how long so many epochs take here, by a few steps of the experiment; or why that is not measured."""
     device = wiring.device_of(experiment.run)
-    run = experiment.run
-    place = Place(num_workers=run.num_workers, device=device, gpu_share=run.gpu_share)
-    prepared = wiring.prepare(experiment, place)
-    measured = measuring.measure(prepared, share_of(experiment))
-    minutes = measured.epoch_seconds(prepared.batches.num_train_steps) * num_epochs / 60
-    return (
+    if plan.is_elsewhere(slots, device):
+        return "not measured", plan.ELSEWHERE
+    where = "GPU" if device.type == "cuda" else "machine"
+    num_bytes = plan.num_bytes_of(experiment, device)
+    measured = plan.measured_on(experiment, needs.cost_of(experiment), device, num_bytes)
+    if measured is None:
+        return (
+            "does not fit",
+            f"not even one clip at a time into this {where}: train_thermal.py --dry-run says what would",
+        )
+    num_steps = len(dataset.load(experiment.data).train) // experiment.learning.batch_size
+    minutes = measured.epoch_seconds(num_steps) * num_epochs / 60
+    scaled = "" if measured.num_clips == share_of(experiment) else ", scaled from one clip a step"
+    return "time", (
         f"about {minutes:.0f} min of training by the experiment's own settings, one training at a time on this "
-        f"{'GPU' if device.type == 'cuda' else 'machine'}; others of the space cost more or less"
+        f"{where}{scaled}; others of the space cost more or less"
     )

@@ -67,6 +67,10 @@ class SearchBoard:
         """Of several objectives, those that no other beats."""
         return front_of(self.trials, self._config.names) if len(self._config.names) > 1 else []
 
+    def halt(self, reason: str) -> None:
+        """The search cannot go on; the first reason is kept."""
+        self.halted = self.halted or reason
+
     def is_over(self) -> bool:
         """Whether the budget is used up, or the search cannot go on."""
         return bool(self.halted) or time.monotonic() > self._deadline or self._is_spent()
@@ -83,7 +87,7 @@ class SearchBoard:
                 if (job := self._begin(suggestion)) is not None:
                     return job
         except StorageError as error:
-            self._halt(error)
+            self._halt_by(error)
         return None
 
     def row(self, name: str, row: Row) -> bool:
@@ -99,7 +103,7 @@ class SearchBoard:
                 self._study.tell(trial.number, "pruned")
                 self._beaten.add(name)
         except StorageError as error:
-            self._halt(error)
+            self._halt_by(error)
         self._show()
         return name in self._beaten
 
@@ -108,7 +112,7 @@ class SearchBoard:
         self._records.bring(name)
         trial = self._records[name]
         if verdict == "halt":
-            self.halted = reason
+            self.halt(reason)
             self._end(trial, "stopped", reason)
         elif verdict in ("infeasible", "failed"):
             self._fail(trial, verdict, reason)
@@ -151,7 +155,7 @@ class SearchBoard:
         try:
             self._records.sender.flush()  # what a number stands for is kept before anything is trained under it
         except ValueError as error:
-            self.halted = str(error)
+            self.halt(str(error))
             return None
         return Job(trial.name, trial.experiment)
 
@@ -200,7 +204,7 @@ class SearchBoard:
         try:
             self._study.tell(trial.number, "infeasible" if ending == "infeasible" else "failed", reason=reason)
         except StorageError as error:
-            self._halt(error)
+            self._halt_by(error)
         self._end(trial, ending, reason)
 
     def _end(self, trial: Trial, state: State, reason: str = "") -> None:
@@ -232,8 +236,8 @@ class SearchBoard:
     def _is_spent(self) -> bool:
         return is_spent(self.trials, self._config)
 
-    def _halt(self, error: Exception) -> None:
-        self.halted = f"the study in {self._ready.folder} cannot be written ({str(error).splitlines()[0]})"
+    def _halt_by(self, error: StorageError) -> None:
+        self.halt(f"the study in {self._ready.folder} cannot be written ({str(error).splitlines()[0]})")
 
     def _show(self) -> None:
         self._records.view.update(self.trials, self.best())

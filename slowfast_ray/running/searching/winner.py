@@ -89,6 +89,10 @@ class FinalistBoard:
         self._kept = {run.name for run in runs if run == _kept_of(records.ready, runs, run.number)}
         self._waiting = deque(each for each in runs if not self._is_done(each))
 
+    def halt(self, reason: str) -> None:
+        """They cannot go on; the first reason is kept."""
+        self.halted = self.halted or reason
+
     def is_over(self) -> bool:
         """Whether they cannot go on."""
         return bool(self.halted)
@@ -117,8 +121,9 @@ class FinalistBoard:
         self._records.bring(name)
         trial = self._records[name]
         if verdict == "halt":
-            self.halted = reason
-        self._records.end(trial, "finished" if trial.is_finished else "failed" if verdict else "stopped", reason)
+            self.halt(reason)
+        has_failed = verdict in ("infeasible", "failed")
+        self._records.end(trial, "finished" if trial.is_finished else "failed" if has_failed else "stopped", reason)
         if trial.is_finished and name not in self._kept:
             self._records.strip(name)
         self._show()

@@ -50,6 +50,10 @@ class Board(Protocol):
         """Its workers broke off, and start again by themselves."""
         ...
 
+    def halt(self, reason: str) -> None:
+        """Nothing can go on, for a reason that lies in no training; what runs is stopped, and goes on when resumed."""
+        ...
+
     def is_over(self) -> bool:
         """Whether everything shall be stopped."""
         ...

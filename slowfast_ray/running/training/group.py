@@ -15,9 +15,11 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running.folders import begun
-from slowfast_ray.running.nodes import cluster, node_check, node_frames
+from slowfast_ray.running.nodes import node_frames
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.training import worker
 from slowfast_ray.running.training.process_group import OverRaysNetwork
@@ -32,31 +34,30 @@ MAX_FAILURES = 10
 """Of a run of its own, lost machines among them: each costs an epoch at most."""
 
 
-def fit(ready: Ready, objective: str, note: Callable[[Row], None], *, verbose: bool) -> None:
-    """Trains one run over a group of its own; `note` sees the row of every epoch as it comes, in another thread."""
-    with cluster.connected(ready.experiment.run, verbose=verbose):
-        slots, _ = cluster.slots_for(ready.experiment.run, max_concurrent=1)
-        node_check.check(ready)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots) -> None:
+    """Trains one run over a group of its own, on the connected Ray; `note` sees the row of every epoch as it comes, in
+    another thread.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
-        def consume() -> None:
-            while (row := rows.get()) is not None:
-                note(row)
+    def consume() -> None:
+        while (row := rows.get()) is not None:
+            note(row)
 
-        consumer = threading.Thread(target=consume, name="rows")
-        consumer.start()
-        try:
-            with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
-                identity = begun.identity_of(ready.folder)
-                supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint, identity)
-                # Nobody else tries again.
-                train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
-        except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
-            raise KeyboardInterrupt from leaving
-        finally:
-            rows.put(None)
-            consumer.join()
+    consumer = threading.Thread(target=consume, name="rows")
+    consumer.start()
+    try:
+        with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
+            identity = begun.identity_of(ready.folder)
+            supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint, identity)
+            # Nobody else tries again.
+            train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
+    except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
+        raise KeyboardInterrupt from leaving
+    finally:
+        rows.put(None)
+        consumer.join()
 
 
 class ForwardRows(UserCallback):
@@ -95,7 +96,7 @@ def train(
     """Trains one run over a group of workers; a broken group starts again from the newest checkpoint, so many times.
 
     `name` is that of its folder in the storage, where Ray Train keeps its own notes as well. `replay` as in
-    worker.train. Raises DoesNotFitError and FloatingPointError as one worker does.
+    worker.train. Raises DoesNotFitError, FloatingPointError and UnfitDeviceError as one worker does.
     """
 
     slots, pulse = supplies.slots, supplies.pulse
@@ -150,7 +151,7 @@ def train(
         trainer.fit()
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
-            for kind in (DoesNotFitError, FloatingPointError):
+            for kind in (DoesNotFitError, FloatingPointError, UnfitDeviceError):
                 if isinstance(failure, kind):
                     raise kind(str(getattr(failure, "cause", failure))) from error
         raise

@@ -7,6 +7,7 @@ notes are thrown away, and nothing is restored from them.
 
 import errno
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running.nodes import node_frames
 from slowfast_ray.running.nodes.slots import Slots
@@ -127,6 +129,9 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                 group.train(experiment, name, objective, supplies, [TuneReportCallback()], replay=True)
         except DoesNotFitError as error:
             tune.report({VERDICT: "infeasible", REASON: str(error)})
+        except UnfitDeviceError as error:  # of the machine, not of the trial: the next one would end there just so
+            where = f"on {socket.gethostname()}: " if experiment.run.num_workers == 1 else ""
+            tune.report({VERDICT: "halt", REASON: f"{where}{str(error).rstrip('.')}"})
         except FloatingPointError as error:
             tune.report({VERDICT: "failed", REASON: str(error)})
         except OSError as error:

@@ -16,6 +16,8 @@ from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import optimizer
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.model.cost import Cost, gibibytes
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.training import measuring, needs, wiring
 from slowfast_ray.running.training.measuring import Measured, share_of
@@ -27,22 +29,44 @@ WAYS = 3
 """A way forward and one back, which costs two."""
 STAGES = ("classifier", "res5", "res4", "res3", "res2", "stem")
 """By their distance from the output."""
+ELSEWHERE = "the workers have GPUs, this machine has none"
+"""Why nothing is measured."""
 
 Rows = list[tuple[str, str]]
 
 
 def show(ready: Ready) -> None:
-    """Measures, and prints the plan of a run within 80 columns."""
-    device = wiring.device_of(ready.experiment.run)
-    num_bytes = int(memory.of_device(device) * (ready.experiment.run.gpu_share if device.type == "cuda" else 1))
+    """Measures, and prints the plan of a run within 80 columns. On a cluster Ray is connected."""
+    run = ready.experiment.run
+    device = wiring.device_of(run)
+    if run.cluster_address is None:
+        found = rows(ready, device, num_bytes_of(ready.experiment, device))
+    else:
+        slots, machines = cluster.slots_for(run, max_concurrent=1)
+        found = [("machines", str(machines)), ("slots", slots.described(machines))]
+        if is_elsewhere(slots, device):
+            needed = needs.cost_of(ready.experiment)
+            found += [*_sizes(ready, needed), *_steps(ready), ("not measured", ELSEWHERE)]
+        else:
+            found += rows(ready, device, num_bytes_of(ready.experiment, device))
     console = Console()
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in rows(ready, device, num_bytes):
+    for name, text in found:
         table.add_row(name, Text(text))
     console.print(table)
     console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
+
+
+def is_elsewhere(slots: Slots, device: torch.device) -> bool:
+    """Whether workers train on a kind of device that this machine does not have."""
+    return slots.gpus_per_worker > 0 and device.type == "cpu"
+
+
+def num_bytes_of(experiment: Experiment, device: torch.device) -> int:
+    """Memory that a worker may have on a device of this machine [bytes]."""
+    return int(memory.of_device(device) * (experiment.run.gpu_share if device.type == "cuda" else 1))
 
 
 def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
@@ -50,9 +74,21 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
     experiment = ready.experiment
     needed = needs.cost_of(experiment)
     found = [*_sizes(ready, needed), *_steps(ready)]
-    at_once = experiment.learning.micro_batch or share_of(experiment)
-    if needs.memory_bytes(needed, experiment, 1) > num_bytes:
+    measured = measured_on(experiment, needed, device, num_bytes)
+    if measured is None:
+        fits_alone = needs.memory_bytes(needed, experiment, 1) <= num_bytes
+        at_once = 1 if fits_alone else experiment.learning.micro_batch or share_of(experiment)
         return [*found, *_memory_rows(experiment, needed, at_once, device, num_bytes, None)]
+    rows_of_memory = _memory_rows(experiment, needed, measured.micro_batch, device, num_bytes, measured)
+    num_steps = len(ready.data.train) // experiment.learning.batch_size
+    return [*found, *rows_of_memory, *_times(experiment, num_steps, measured, device)]
+
+
+def measured_on(experiment: Experiment, needed: Cost, device: torch.device, num_bytes: int) -> Measured | None:
+    """What some steps take on a device with so much memory; None where not even one clip fits into it."""
+    if needs.memory_bytes(needed, experiment, 1) > num_bytes:
+        return None
+    at_once = experiment.learning.micro_batch or share_of(experiment)
     is_large = device.type == "cpu" and (
         needs.memory_bytes(needed, experiment, at_once) > num_bytes
         or WAYS * needed.flops_per_clip * share_of(experiment) > CPU_FLOPS
@@ -60,11 +96,9 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
     run = experiment.run
     prepared = wiring.prepare(experiment, Place(num_workers=run.num_workers, device=device, gpu_share=run.gpu_share))
     try:
-        measured = measuring.measure(prepared, 1 if is_large else share_of(experiment))
+        return measuring.measure(prepared, 1 if is_large else share_of(experiment))
     except DoesNotFitError:
-        return [*found, *_memory_rows(experiment, needed, 1, device, num_bytes, None)]
-    rows_of_memory = _memory_rows(experiment, needed, measured.micro_batch, device, num_bytes, measured)
-    return [*found, *rows_of_memory, *_times(experiment, prepared.batches.num_train_steps, measured, device)]
+        return None
 
 
 def _sizes(ready: Ready, needed: Cost) -> Rows:

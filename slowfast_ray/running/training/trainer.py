@@ -1,20 +1,27 @@
 """fit(): one run, in this process or over the workers of a Ray Train group, with its entry in MLflow."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slowfast_ray.data.long_work import SHOWN
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import data_facts, preflight, scores
 from slowfast_ray.running.folders import begun, logs, mirror, sending
 from slowfast_ray.running.folders.sending import Sender
+from slowfast_ray.running.nodes import cluster, node_check
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.searching import objectives
 from slowfast_ray.running.tracking.tracking import RunHandle, State, Tracker
 from slowfast_ray.running.training import wiring, worker
 from slowfast_ray.running.training.wiring import Place
 from slowfast_ray.running.training.worker import Row
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,35 @@ def fit(
     single worker.
 
     With one worker on this machine it trains in this process, where a debugger works; on a cluster where it fits.
-    However it ends, MLflow says so.
+    However it ends, MLflow says so. Raises RefusedError, and leaves nothing, where the machines cannot do it.
     """
     experiment = ready.experiment
-    if resume:
-        sending.wait_until_alone(ready.home)
-    else:
-        preflight.claim(ready)
-    with Sender(ready.home), ready.tracker() as tracker:
-        run = tracker.open(ready.name, experiment, ready.home.place, tags=ready.tags(), resume=resume)
-        row = _fit(tracker, run, ready, objective, verbose=verbose, on_row=on_row, on_step=on_step)
+    with _place_for(ready, verbose=verbose) as slots:
+        if resume:
+            sending.wait_until_alone(ready.home)
+        else:
+            preflight.claim(ready)
+        with Sender(ready.home), ready.tracker() as tracker:
+            run = tracker.open(ready.name, experiment, ready.home.place, tags=ready.tags(), resume=resume)
+            row = _fit(tracker, run, ready, objective, slots, on_row=on_row, on_step=on_step)
     return Outcome(row=row, run_id=run.id or "", tracking_uri=tracker.uri, num_unsent=tracker.num_unsent)
+
+
+@contextmanager
+def _place_for(ready: Ready, *, verbose: bool) -> Iterator[Slots | None]:
+    """What each worker gets on a Ray that is connected for the duration of the block; None where this process trains.
+
+    Raises RefusedError where the machines cannot hold it, or are not fit.
+    """
+    run = ready.experiment.run
+    if run.num_workers == 1 and run.cluster_address is None:
+        yield None
+        return
+    with cluster.connected(run, verbose=verbose):
+        slots, found = cluster.slots_for(run, max_concurrent=1)
+        node_check.check(ready)
+        log.info("On %s: %s.", found, slots.described(found), extra=SHOWN)
+        yield slots
 
 
 def _fit(
@@ -61,8 +86,8 @@ def _fit(
     run: RunHandle,
     ready: Ready,
     objective: str,
+    slots: Slots | None,
     *,
-    verbose: bool,
     on_row: Callable[[Row], None],
     on_step: Callable[[Step], None],
 ) -> Row:
@@ -86,13 +111,13 @@ def _fit(
     reason = ""
     try:
         tracker.log_missing_epochs(run, history)
-        if experiment.run.num_workers == 1 and experiment.run.cluster_address is None:
+        if slots is None:
             place = Place(device=wiring.device_of(experiment.run), gpu_share=experiment.run.gpu_share)
             worker.train(experiment, folder, objective, note, place, on_step, url=ready.home.url)
         else:
             from slowfast_ray.running.training import group  # Ray Train takes a second to import
 
-            group.fit(ready, objective, note, verbose=verbose)
+            group.fit(ready, objective, note, slots)
             mirror.patiently(ready.home.bring_checkpoints)
             tracker.log_missing_epochs(
                 run, _history(folder)
