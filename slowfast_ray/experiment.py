@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 Value = str | int | float | bool | None
 
 OF_THE_PLACE = (
-    "data.memory_budget", "run.num_workers", "run.address", "run.gpus_per_worker", "run.hang_timeout_min",
-    "run.storage", "run.tracking_uri",
+    "data.memory_budget", "run.num_workers", "run.address", "run.gpus_per_worker", "run.cpus_per_worker",
+    "run.hang_timeout_min", "run.storage", "run.tracking_uri",
 )  # fmt: skip
 """Fields that say where and by how many processes something is trained; what is learnt is the same."""
 

@@ -22,6 +22,10 @@ class RunConfig:
     """GPUs that each worker holds: 1, a fraction of one, which several trials then share, or 0 for the CPU [GPUs].
     None: 1 where there are GPUs."""
 
+    cpus_per_worker: int | None = None
+    """CPUs of each worker, as Ray counts and torch computes [cores]. None: its GPU's share of the machine, or an equal
+    share."""
+
     hang_timeout_min: float = 15.0
     """A worker that reads no batch for so long hangs: it is ended, and its run goes on from the newest checkpoint
     [minutes]."""
@@ -56,6 +60,10 @@ class RunConfig:
                     "would put two workers of one trial on one GPU, and NCCL, by which they talk, refuses that; take "
                     "whole GPUs, or one worker."
                 )
+        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
+            raise ValueError(
+                f"`run.cpus_per_worker` (={self.cpus_per_worker}) must be 1 or more; leave it out for a share."
+            )
         if not 0 < self.hang_timeout_min < float("inf"):
             raise ValueError(f"`run.hang_timeout_min` (={self.hang_timeout_min:g}) must be above 0; try 15.")
 

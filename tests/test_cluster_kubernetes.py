@@ -5,6 +5,7 @@ Each kind of fault is seen in a broken copy; cluster_schemas/README.md says wher
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import ray
 import yaml
 
+from slowfast_ray.run_config import RunConfig
+from slowfast_ray.running.nodes.slots import Machine, Machines, share
 from tests.running.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -71,6 +74,17 @@ def test_on_kubernetes_ray_is_the_pinned_one_asks_for_a_token_and_its_gpus_go() 
     (group,) = cluster["workerGroupSpecs"]
     assert group["minReplicas"] == 0
     assert "nvidia.com/gpu" in group["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_a_worker_gets_the_cpus_and_the_gpu_of_a_pod() -> None:
+    words = shlex.split(rayjob()["spec"]["entrypoint"])
+    cpus, gpus = (int(words[words.index(f"--run.{flag}-per-worker") + 1]) for flag in ("cpus", "gpus"))
+    resources = _worker(rayjob())["resources"]
+    pod = Machine(float(resources["requests"]["cpu"]), float(resources["limits"]["nvidia.com/gpu"]))
+    run = RunConfig(cpus_per_worker=cpus, gpus_per_worker=gpus)
+    found = share(run, Machines((Machine(0, 0),), can_grow=True), 8)
+    assert found.num_fitting((pod,)) == 1
+    assert found.cpus_per_worker == pod.cpus
 
 
 def test_on_kubernetes_only_mlflow_answers_on_all_addresses_and_only_to_pods_of_ray() -> None:

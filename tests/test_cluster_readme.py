@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from ray._private.utils import check_version_info, compute_version_info
 from ray.scripts.scripts import cli
 
 from slowfast_ray.running import commands as command_line
@@ -162,3 +163,15 @@ def test_the_page_says_nothing_of_files_that_are_not_there() -> None:
     named = re.findall(r"`?\b((?:docs/)?[a-z_]+\.(?:py|yaml|md|txt))\b", README.read_text())
     places = (CLUSTER, ROOT, ROOT / "experiments", ROOT / "tests" / "cluster")
     assert [name for name in set(named) if not any((place / name).is_file() for place in places)] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "onprem.yaml"])
+def test_the_pages_ask_for_the_python_that_ray_asks_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", raising=False)
+    version, python = compute_version_info()
+    check_version_info({"ray_version": version, "python_version": python}, "here")
+    with pytest.raises(RuntimeError, match="Version mismatch"):
+        check_version_info({"ray_version": version, "python_version": f"{python}0"}, "here")
+    page = (CLUSTER / name).read_text()
+    assert "to the patch" in page
+    assert "minor version" not in page

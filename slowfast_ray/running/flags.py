@@ -51,6 +51,12 @@ class TrainFlags(_Flags):
     """Instead of a run, a check whether the network can learn so many batches by heart; write nothing [batches]."""
 
     def __post_init__(self) -> None:
+        run = self.experiment.run
+        if run.cpus_per_worker is not None and run.num_workers == 1 and run.cluster_address is None:
+            raise ValueError(
+                f"`run.cpus_per_worker` (={run.cpus_per_worker}) has no effect, since one worker on this machine "
+                "trains in this process, on all of its cores; leave it out, or take OMP_NUM_THREADS."
+            )
         if self.overfit_batches is not None and self.overfit_batches < 1:
             raise ValueError(f"`overfit_batches` (={self.overfit_batches}) must be 1 or more; try 1.")
         instead = [

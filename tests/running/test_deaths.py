@@ -35,3 +35,18 @@ def test_a_death_has_a_reason_and_a_next_try(error: str, reason: str, is_lost: b
     again, said = deaths.after(error, experiment, [])
     assert again.learning.micro_batch == micro_batch
     assert bool(said) == (micro_batch is not None)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KILLED, False),
+        (LOST, False),
+        (f"{HUNG}: it hung for 15 min on gpu-3", False),
+        (f"{deaths.UNBEGUN}: {KILLED}", False),
+        ("torch.OutOfMemoryError: CUDA out of memory.", False),
+        ("Traceback\n  File x\nKeyError: 'frames'", True),
+    ],
+)
+def test_what_a_trial_raises_is_told_from_what_happens_to_it(error: str, expected: bool) -> None:
+    assert deaths.is_raised(error) is expected

@@ -92,6 +92,28 @@ def test_a_trial_that_raises_is_tried_again_then_failed_and_the_others_go_on(tin
     assert result.best is not None
 
 
+@pytest.mark.slow
+def test_where_every_trial_raises_at_once_the_search_halts(tiny: Experiment, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "search"
+
+    def block() -> None:
+        for number in range(8):
+            (folder / f"trial-{number:03d}").write_text("a file where the trial wants a folder")
+
+    watcher = when(folder.exists, block)
+    result = search(tiny, LR, num_trials=8, max_failures=0)
+    watcher.join()
+    assert "trial-000, trial-001, trial-002 raised before their first epoch" in result.halted
+    assert "trial-002" in result.halted.rsplit(": ", maxsplit=1)[-1], "what stands in the way of the last one"
+    assert len(result.trials) <= 4
+    for number in range(8):
+        (folder / f"trial-{number:03d}").unlink()
+    again = search(tiny, LR, num_trials=8, max_failures=0, resume=True)
+    assert [trial.state for trial in again.trials].count("failed") <= 3
+    assert {trial.state for trial in again.trials} == {"failed", "finished"}
+    assert len(again.trials) == 8
+
+
 def test_a_trial_that_is_no_number_is_failed_at_once(tiny: Experiment) -> None:
     space = {"learning.lr": tune.choice([0.05, 1e35])}
     experiment = tiny.override({"learning.lr": 0.05, "learning.max_grad_norm": 1e35})

@@ -103,7 +103,8 @@ def _start(num_workers: int, options: dict[str, Any]) -> None:
         port = _free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         options |= {"dashboard_port": port}
-    ray.init(address="local", include_dashboard=num_workers > 1, **options)
+    # Ray counts GPUs by the driver; trials can only use those that torch sees.
+    ray.init(address="local", num_gpus=torch.cuda.device_count(), include_dashboard=num_workers > 1, **options)
 
 
 def _join(address: str, options: dict[str, Any], *, verbose: bool) -> None:
@@ -120,13 +121,13 @@ def _join(address: str, options: dict[str, Any], *, verbose: bool) -> None:
         ray.init(address=address, runtime_env=runtime, **options)
     except AuthenticationError as error:
         raise RefusedError(
-            f"The cluster at {address} does not take the token of this process: {_first_line(error)} It is what "
+            f"The cluster at {address} does not take the token of this process: {_in_a_line(error)} It is what "
             "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds, and must be the one that the cluster was "
             "started with; RAY_AUTH_MODE=token turns it on."
         ) from error
     except (OSError, RpcError, RaySystemError, RuntimeError, ValueError) as error:
         raise RefusedError(
-            f"`run.address` (={address}) cannot be joined: {_first_line(error)} A search runs on a machine of its "
+            f"`run.address` (={address}) cannot be joined: {_in_a_line(error)} A search runs on a machine of its "
             "cluster; from elsewhere: ray job submit --address http://HEAD:8265 -- python experiments/tune_thermal.py"
         ) from error
 
@@ -142,8 +143,12 @@ def _knock(address: str) -> None:
     GcsClient(address=address).internal_kv_exists(b"CLUSTER_METADATA", namespace=b"cluster")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0].rstrip(".") + "."
+def _in_a_line(error: Exception) -> str:
+    """Its first sentence; all of it where that ends before the versions that differ."""
+    said = str(error).strip()
+    if said.startswith("Version mismatch"):
+        return " ".join(said.split()) + "."
+    return said.splitlines()[0].split(". ")[0].rstrip(".") + "."
 
 
 def _folder_of(package: str) -> Path:

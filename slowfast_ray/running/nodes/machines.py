@@ -10,13 +10,19 @@ import ray
 import torch
 import yaml
 from ray._private import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 
 from slowfast_ray.running.nodes.slots import Machine, Machines
 
 MONITOR_FLAG = "--autoscaling-config="
 """Of Ray's monitor, on the head of a cluster that `ray up` made: it names the file that says how far it may grow."""
 ON_KUBERNETES = "KUBERAY_GEN_RAY_START_CMD"
-"""KubeRay sets this variable in its containers; how far it may grow is written where only its autoscaler reads."""
+"""KubeRay sets this variable in its containers, to their `ray start`; how far a cluster may grow is written where only
+its autoscaler reads."""
+GROWS_ON_KUBERNETES = "--no-monitor"
+"""In the `ray start` of a head whose cluster KubeRay scales, by a container of its own, not Ray's monitor; without
+`enableInTreeAutoscaling`, KubeRay's default, it is missing, and no machine ever comes. From KubeRay's source:
+DefaultHeadPodTemplate in ray-operator/controllers/ray/common/pod.go; Ray's own source knows the flag alone."""
 
 
 def here() -> Machines:
@@ -27,7 +33,8 @@ def here() -> Machines:
 def joined() -> Machines:
     """Those of the connected Ray."""
     most = _most(ray.get_runtime_context().gcs_address)
-    return Machines(now(), most, can_grow=bool(most) or ON_KUBERNETES in os.environ)
+    can_grow = bool(most) or GROWS_ON_KUBERNETES in os.environ.get(ON_KUBERNETES, "").split()
+    return Machines(now(), most, can_grow=can_grow)
 
 
 def now() -> tuple[Machine, ...]:
@@ -35,6 +42,19 @@ def now() -> tuple[Machine, ...]:
     leaving = state.state.get_draining_nodes()
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     return tuple(Machine(each.get("CPU", 0), each.get("GPU", 0)) for each in resources)
+
+
+def are_held() -> bool:
+    """Whether this job holds room on them for a process that trains, or for a group of workers: it waits otherwise."""
+    table = state.state._connect_and_get_accessor().get_placement_group_table()
+    groups = [PlacementGroupTableData.FromString(each) for each in table]
+    # That of a process which only waits for a group of workers holds no CPU.
+    return any(
+        each.state == PlacementGroupTableData.CREATED
+        and each.creator_job_id.hex() == ray.get_runtime_context().get_job_id()
+        and any(bundle.unit_resources.get("CPU") for bundle in each.bundles)
+        for each in groups
+    )
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,11 @@ def is_lost(error: str) -> bool:
     return error.startswith(UNBEGUN) or (bool(_LOST.search(error)) and not error.startswith(HUNG))
 
 
+def is_raised(error: str) -> bool:
+    """Whether it was raised by what the trial does, and its machine and its memory have nothing to do with it."""
+    return not (error.startswith((HUNG, UNBEGUN)) or _LOST.search(error) or _may_lack_memory(error))
+
+
 def reason_of(error: str) -> str:
     """A traceback in a sentence."""
     if error.startswith(HUNG):
@@ -52,8 +57,7 @@ def after(error: str, experiment: Experiment, history: list[dict[str, float]]) -
 
     Where memory was or may have been short, with the next smaller number of clips at once.
     """
-    may_lack_memory = _OUT_OF_MEMORY.search(error) or _KILLED.search(error)
-    if not may_lack_memory or is_lost(error) or error.startswith(HUNG):
+    if not _may_lack_memory(error) or is_lost(error) or error.startswith(HUNG):
         return experiment, ""
     share = share_of(experiment)
     at_once = int(history[-1][counts.TRAIN_MICRO_BATCH]) if history else experiment.learning.micro_batch or share
@@ -64,3 +68,7 @@ def after(error: str, experiment: Experiment, history: list[dict[str, float]]) -
             except ValueError:  # BatchNorm needs more than one value
                 break
     return experiment, ""
+
+
+def _may_lack_memory(error: str) -> bool:
+    return bool(_OUT_OF_MEMORY.search(error) or _KILLED.search(error))

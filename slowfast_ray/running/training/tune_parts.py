@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running.nodes import machines
-from slowfast_ray.running.nodes.slots import Slots
+from slowfast_ray.running.nodes.slots import Machine, Slots
 from slowfast_ray.running.training import deaths, worker
 from slowfast_ray.running.training.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board, Job
 from slowfast_ray.running.training.group import PLACEMENT_GROUP
@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 
 MAX_LOST = 100
 """Machines and processes that a trial may lose, after which it counts as one that brings them down."""
+MAX_STILLBORN = 3
+"""Jobs that raise before their first epoch, one after the other: a fault of the machine, the data or the program."""
 SECONDS_BETWEEN_COUNTS = 2.0
 """Machines come and go within minutes, and asking takes milliseconds."""
+SECONDS_UNTIL_ROOM = 60.0
+"""With room for it a trial begins within seconds, unless a machine has to be started."""
 SECONDS_UNTIL_FREED = 2.0
 """A stopped worker group's controller needs a moment to die before its resources can be taken from it."""
 
@@ -48,6 +52,7 @@ class Source(InDriver, TuneSearcher):
         self._board, self._slots = board, slots
         self._num_running = 0
         self._num_slots, self._counted_at = 0, -math.inf
+        self._seen: set[Machine] = set()
         self._again: deque[Job] = deque()
 
     def set_search_properties(self, *args: Any, **spec: Any) -> bool:
@@ -73,11 +78,24 @@ class Source(InDriver, TuneSearcher):
         """Before any other: Tune has given it up, and nothing was wrong with it."""
         self._again.append(job)
 
+    def waiting_for(self) -> str:
+        """What each trial asks for, where any is handed out; empty where none is."""
+        return self._slots.of_a_trial() if self._num_running else ""
+
     def _slots_now(self) -> int:
         """As the machines are now; Ray is asked every few seconds."""
         if time.monotonic() - self._counted_at > SECONDS_BETWEEN_COUNTS:
-            self._num_slots = self._slots.num_concurrent(machines.joined())
+            found = machines.joined()
+            self._num_slots = self._slots.num_concurrent(found)
             self._counted_at = time.monotonic()
+            for machine in set(found.now) - self._seen:
+                self._seen.add(machine)
+                if self._slots.lacks_cpus(machine):
+                    log.warning(
+                        "A machine with %s trains nothing, since each worker asks for %s; --run.cpus-per-worker %d "
+                        "would fit, also with --resume.",
+                        *(machine, self._slots.of_a_worker(), machine.cpus),
+                    )
         return self._num_slots
 
     def save(self, checkpoint_path: str) -> None:
@@ -114,13 +132,23 @@ class Watcher(InDriver, tune.Callback):
         self._to_free: list[tuple[float, str]] = []
         self._begun: set[str] = set()
         """Trials whose process has taken them on, in this try."""
+        self._with_epoch: set[str] = set()
+        """Trials that have told of an epoch."""
+        self._stillborn: list[str] = []
+        """Jobs that raised before their first epoch, time and again, since another one last got so far."""
+        self._looked_at = self._had_room_at = time.monotonic()
+        self._is_told = False
+        """That there is no room, since there last was."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """Its process has taken it on."""
         self._begun.add(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Row, **_: Any) -> None:
-        """Notes what a worker group holds."""
+        """Notes what a worker group holds, and that a trial got as far as an epoch."""
+        if worker.EPOCH in result and trial.trial_id not in self._with_epoch:
+            self._with_epoch.add(trial.trial_id)
+            self._stillborn.clear()
         if result.get(PLACEMENT_GROUP):
             self._groups[trial.trial_id] = result[PLACEMENT_GROUP]
 
@@ -156,6 +184,8 @@ class Watcher(InDriver, tune.Callback):
         # The same dict is handed to the process that tries again.
         if self._num_failures[name] > self._max_failures:
             trial.config[GIVE_UP] = error
+            if trial.trial_id not in self._with_epoch and deaths.is_raised(error):
+                self._note_stillborn(name, error)
             return
         trial.config[EXPERIMENT] = self._board.retried(name, error).flatten()
 
@@ -165,6 +195,7 @@ class Watcher(InDriver, tune.Callback):
         """
         for run, error in self._watch.restarts():
             self._board.restarted(run.removeprefix(f"{self._search}/"), error)
+        self._say_where_there_is_no_room()
         while self._to_free and time.monotonic() - self._to_free[0][0] > SECONDS_UNTIL_FREED:
             _, held = self._to_free.pop(0)
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(held)))
@@ -176,6 +207,30 @@ class Watcher(InDriver, tune.Callback):
         while self._to_free:
             time.sleep(0.1)
             self.on_step_end(0, [])
+
+    def _note_stillborn(self, name: str, error: str) -> None:
+        """Where one after the other ends so, it is no trial's fault, and all that are left would."""
+        self._stillborn.append(name)
+        if len(self._stillborn) == MAX_STILLBORN:
+            names = ", ".join(self._stillborn)
+            self._board.halt(f"{names} raised before their first epoch, the last one: {deaths.reason_of(error)}")
+
+    def _say_where_there_is_no_room(self) -> None:
+        """Once, until there is: Tune and Ray Train wait for ever without a word, and the trials seem to train."""
+        now, asked = time.monotonic(), self._source.waiting_for()
+        if now - self._looked_at < SECONDS_BETWEEN_COUNTS:
+            return
+        self._looked_at = now
+        if not asked or machines.are_held():
+            self._had_room_at, self._is_told = now, False
+        elif now - self._had_room_at > SECONDS_UNTIL_ROOM and not self._is_told:
+            self._is_told = True
+            free = ray.available_resources()
+            log.warning(
+                "No trial has had room for %.0f s: each asks for %s, and the cluster has %s free. Another job may hold "
+                "the rest (ray status shows it), or machines have still to start; trials begin once there is room.",
+                *(now - self._had_room_at, asked, Machine(free.get("CPU", 0), free.get("GPU", 0))),
+            )
 
     def _error_of(self, trial: TuneTrial) -> str:
         path = trial.error_file
