@@ -21,6 +21,7 @@ from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import commands, follow_ups, preflight, summary
 from slowfast_ray.running.flags import TrainFlags
+from slowfast_ray.running.folders import begun
 from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.progress import TrainView
 from slowfast_ray.running.refusals import RefusedError
@@ -58,7 +59,9 @@ def main() -> None:
                 ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update, on_step=view.step
             )
         except KeyboardInterrupt:
-            print(f"Interrupted. Go on with the same command, --name {flags.name} and --resume.")
+            has_begun = (ready.folder / begun.BEGUN_AS).exists()
+            go_on = f" Go on with the same command, --name {flags.name} and --resume." if has_begun else ""
+            print(f"Interrupted.{go_on}")
             raise SystemExit(commands.EXIT_INTERRUPTED) from None
     summary.per_class(ready)
     summary.closing(ready, flags.metric, flags.name, outcome.row, ready.experiment)

@@ -75,6 +75,11 @@ class RunConfig:
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
     @property
+    def needs_ray(self) -> bool:
+        """Whether a single run trains in processes of Ray; otherwise in its own."""
+        return self.num_workers > 1 or self.cluster_address is not None
+
+    @property
     def gpu_share(self) -> float:
         """Of its GPU's memory, what a worker may have."""
         return self.gpus_per_worker or 1.0

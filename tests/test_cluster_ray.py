@@ -101,6 +101,7 @@ def said_by(program: str, folder: Path, *arguments: str) -> str:
     return ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_ray_on_this_machine_counts_the_gpus_that_torch_can_use(own_ray_folder: Path) -> None:
     assert "3 3.0" in said_by(OTHER_NUMBER_OF_GPUS, own_ray_folder)
 
@@ -139,9 +140,8 @@ def train_in_a_group(config: dict[str, object]) -> None:
     remove_placement_group(group)
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "trainable"), [(1, train_alone), pytest.param(2, train_in_a_group, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("num_workers", "trainable"), [(1, train_alone), (2, train_in_a_group)])
+@pytest.mark.slow
 def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     num_workers: int,
     trainable: Callable[[dict[str, object]], None],

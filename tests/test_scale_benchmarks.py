@@ -34,6 +34,7 @@ def curves_in(folder: Path) -> dict[int, int]:
         return dict(rows.fetchall())
 
 
+@pytest.mark.slow
 def test_every_trial_and_epoch_that_was_played_is_in_the_study_and_in_mlflow(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path)
     played = driver_scale.play(driver_scale.Flags(**SMALL), tmp_path)

@@ -149,6 +149,7 @@ def test_a_table_with_holes_is_refused(tmp_path: Path) -> None:
         searchers_replay.Curves.read(path, "val/mean_class", 0.01)
 
 
+@pytest.mark.slow
 def test_the_script_prints_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

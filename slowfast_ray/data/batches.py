@@ -48,7 +48,8 @@ class Batches:
     another one each time; evaluation takes every sample exactly once, over all workers.
 
     Where frames stay on disk, `num_loaders` processes read ahead, 0 for none; None is as many as this process has CPUs
-    for. Batches are the same, but of several iterators only the newest can be read.
+    for: `num_cpus`, or, where that is None, all of the machine's, with nobody beside it. Batches are the same, but of
+    several iterators only the newest can be read.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Batches:
         rank: int = 0,
         num_workers: int = 1,
         num_loaders: int | None = None,
+        num_cpus: int | None = None,
     ) -> None:
         self._dataset, self._config = dataset, config
         if num_loaders is None:
-            num_loaders = loading.num_loaders()
+            num_loaders = loading.num_loaders(num_cpus)
         if dataset.is_streamed:
-            num_loaders = _check_buffers(dataset, config, -(-batch_size // num_workers), num_loaders)
+            num_loaders = _check_buffers(dataset, config, -(-batch_size // num_workers), num_loaders, num_cpus)
         self._reader = ClipReader(dataset.frames.on(device, num_loaders), dataset.clock, config)
         self._device, self._seed = device, seed
         self._batch_size, self._rank, self._num_workers = batch_size, rank, num_workers
@@ -154,12 +156,12 @@ def draw_weights(labels_S: torch.Tensor, num_classes: int, balance: float) -> to
     return (labels_SK * weight_K).sum(dim=1) / labels_SK.sum(dim=1)
 
 
-def _check_buffers(dataset: Dataset, config: DataConfig, num_clips: int, num_loaders: int) -> int:
+def _check_buffers(dataset: Dataset, config: DataConfig, num_clips: int, num_loaders: int, num_cpus: int | None) -> int:
     """How many processes can read ahead for batches of `num_clips` clips; warns where memory is short."""
     bytes_of_clip = loading.clip_bytes(dataset.frames, config.clip_len)
     wanted, wanted_bytes = num_loaders, loading.buffer_bytes(bytes_of_clip, num_clips, num_loaders)
     needed = wanted_bytes
-    while num_loaders and not loading.fit_into_shared_memory(needed):
+    while num_loaders and not loading.fit_into_shared_memory(needed, num_cpus):
         num_loaders -= 1
         needed = loading.buffer_bytes(bytes_of_clip, num_clips, num_loaders)
     if num_loaders < wanted:

@@ -237,13 +237,13 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def fit_into_shared_memory(num_bytes: int) -> bool:
-    """Whether pieces that are ready fit into what processes share: into what is free of it, and into the part of this
-    process, since others that train on this machine may have started at the same moment.
+def fit_into_shared_memory(num_bytes: int, num_cpus: int | None) -> bool:
+    """Whether pieces that are ready fit into what processes share: into what is free of it, and into the part of a
+    process that has `num_cpus` of the machine's, since others that train there may start at the same moment. None: it
+    is alone.
     """
     if not SHARED_MEMORY.is_dir():
         return True
     there = shutil.disk_usage(SHARED_MEMORY)
-    # A process computes on as many threads as its part of the machine has CPUs.
-    num_processes = max(1, _num_cpus() // torch.get_num_threads())
+    num_processes = 1 if num_cpus is None else max(1, _num_cpus() // num_cpus)
     return num_bytes < min(there.free, there.total // num_processes)

@@ -11,6 +11,8 @@ from filelock import FileLock
 
 log = logging.getLogger(__name__)
 
+HOST = socket.gethostname()
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
@@ -29,4 +31,4 @@ def locked(path: Path) -> Iterator[bool]:
 
 def own(name: str) -> str:
     """A name that no other process uses, on whatever machine."""
-    return f"{name}.{socket.gethostname()}-{os.getpid()}"
+    return f"{name}.{HOST}-{os.getpid()}"

@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 from pyarrow import ArrowInvalid, fs
 
-from slowfast_ray.data.locks import locked, own
+from slowfast_ray.data.locks import HOST, locked, own
 from slowfast_ray.data.long_work import SHOWN, LongWork
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ def _fetched(url: str, setting: str, files: dict[str, fs.FileInfo]) -> Path:
     with _writable(folder, url, setting):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock") as is_held, _writable(folder, url, setting):
-        if is_held:  # then these are of processes that were killed
-            for part in folder.rglob(f".*.{_PART}.*"):
-                part.unlink()
+        if is_held:  # then these are of processes of this machine that were killed; of another's a lock may not know
+            for part in folder.rglob(f".*.{_PART}.{HOST}-*"):
+                part.unlink(missing_ok=True)
         noted = _noted(folder)
         wanted = {name: info for name, info in files.items() if noted.get(name) != _state(info)}
         if wanted:

@@ -52,7 +52,7 @@ class TrainFlags(_Flags):
 
     def __post_init__(self) -> None:
         run = self.experiment.run
-        if run.cpus_per_worker is not None and run.num_workers == 1 and run.cluster_address is None:
+        if run.cpus_per_worker is not None and not run.needs_ray:
             raise ValueError(
                 f"`run.cpus_per_worker` (={run.cpus_per_worker}) has no effect, since one worker on this machine "
                 "trains in this process, on all of its cores; leave it out, or take OMP_NUM_THREADS."

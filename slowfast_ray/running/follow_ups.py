@@ -20,6 +20,8 @@ def command_again(experiment: Experiment, preset: Preset, metric: str) -> str:
     told = {f"model.{name}" for name in ARCHITECTURE if name != "channels"} if experiment.model.weights else set()
     changed = {name: value for name, value in experiment.flatten().items() if own[name] != value or name in told}
     changed.pop("model.num_classes", None)  # the dataset says
+    if not experiment.run.needs_ray:
+        changed.pop("run.cpus_per_worker", None)  # of the trial's process on Ray; this one has all cores
     words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     script = os.path.relpath(Path(sys.argv[0]).with_name("train_thermal.py"))
     return shlex.join([program(), script, "--preset", preset, "--metric", metric, *words])

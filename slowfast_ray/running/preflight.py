@@ -206,10 +206,10 @@ def _check_outlives_job(run: RunConfig) -> None:
     """Raises ValueError where a submitted job would keep its results in its own working folder, a copy that Ray makes
     and clears away.
     """
-    if RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:
+    if '"working_dir"' not in os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, ""):
         return
     goes = "would lie in the working folder of this job, a copy that Ray makes and clears away"
-    if not remote.is_url(run.storage) and not Path(run.storage).expanduser().is_absolute():
+    if not remote.is_url(run.storage) and Path(run.storage).expanduser().absolute().is_relative_to(Path.cwd()):
         raise ValueError(
             f"`run.storage` (={run.storage}) {goes}; name a folder from / that every machine sees, or a URL "
             f"({' or '.join(remote.SCHEMES)})."

@@ -25,11 +25,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
-    """A head that trains nothing, a machine that says it has a GPU, and one that joins later, with other packages."""
+    """A head that trains nothing, a machine that says it has GPUs, and one that joins later, with other packages."""
     with hosts.network(3, shared=[shared, made_up_root]) as found:
         head, worker, odd = found
         head.ray_start(num_cpus=0)
-        worker.ray_start(head, num_gpus=1)
+        worker.ray_start(head, num_cpus=2, num_gpus=2)
         packages = Path("/home/root/odd/optuna-4.0.0.dist-info")
         odd.run(["mkdir", "-p", packages])
         said = "Metadata-Version: 2.1\\nName: optuna\\nVersion: 4.0.0\\n"
@@ -51,7 +51,7 @@ def experiment(tiny: Experiment, shared: Path, tmp_path: Path) -> Experiment:
 
 def start(machine: Machine, experiment: Experiment, *flags: str) -> subprocess.Popen[str]:
     script = ROOT / "experiments" / "tune_thermal.py"
-    own = ["--name", "search", "--run.address", HEAD, "--search.num-trials", "50"]
+    own = ["--name", "search", "--run.address", HEAD, "--search.num-trials", "500"]
     return machine.start([BIN / "python", script, *flags_of(experiment), *own, *flags])
 
 
@@ -74,9 +74,13 @@ def statuses_in(experiment: Experiment) -> set[str]:
     return {run.info.status for run in runs_in(experiment.run.tracking_uri)}
 
 
-def test_a_gpu_that_torch_cannot_use(machines: list[Machine], experiment: Experiment) -> None:
-    said = end_of(start(machines[0], experiment, "--run.gpus-per-worker", "1"))
-    assert "on machine-1: A GPU was given to this process, but torch" in said
+@pytest.mark.parametrize(("num_workers", "where"), [(1, "on machine-1: "), (2, "")])
+def test_a_gpu_that_torch_cannot_use(
+    machines: list[Machine], experiment: Experiment, num_workers: int, where: str
+) -> None:
+    flags = ["--run.gpus-per-worker", "1", "--run.num-workers", str(num_workers)]
+    said = end_of(start(machines[0], experiment, *flags))
+    assert f"The search had to stop: {where}A GPU was given to this process, but torch" in said
     assert statuses_in(experiment) == {"KILLED"}, "no trial is guilty"
 
 

@@ -62,9 +62,12 @@ def test_a_cache_that_cannot_be_written_on_is_named_with_what_to_do(url: str) ->
 def test_what_killed_processes_left_is_removed(url: str) -> None:
     frames = remote.cache_of(url, "root") / "frames"
     frames.mkdir(parents=True)
-    (frames / ".a.h5.part.gone-123").write_bytes(b"some")
+    (frames / f".a.h5.part.{locks.HOST}-123").write_bytes(b"some")
+    others = ".a.h5.part.elsewhere-123"  # which another machine may be writing, whose locks are its own
+    (frames / others).write_bytes(b"some")
     folder = remote.fetched_dataset(url)
-    assert files_in(folder) - {".lock"} == {remote.FETCHED, "annotations/train.json", "frames/a.h5"}
+    kept = {remote.FETCHED, "annotations/train.json", "frames/a.h5", f"frames/{others}"}
+    assert files_in(folder) - {".lock"} == kept
 
 
 def test_a_machine_that_went_away_blocks_nobody_where_the_file_system_has_no_locks(

@@ -207,7 +207,7 @@ def test_without_shared_memory_the_process_reads_itself(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_memory, streamed = both(root)
-    monkeypatch.setattr(loading, "fit_into_shared_memory", lambda num_bytes: False)
+    monkeypatch.setattr(loading, "fit_into_shared_memory", lambda num_bytes, num_cpus: False)
     reader = batches(streamed, 2)
     assert "--shm-size" in caplog.text
     assert assert_same(reader.train(1), batches(in_memory).train(1)) > 1
@@ -218,7 +218,7 @@ def test_with_little_shared_memory_fewer_processes_read(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_memory, streamed = both(root)
-    monkeypatch.setattr(loading, "fit_into_shared_memory", lambda num_bytes: num_bytes < 60_000_000)
+    monkeypatch.setattr(loading, "fit_into_shared_memory", lambda num_bytes, num_cpus: num_bytes < 60_000_000)
     reader = batches(streamed, 4)
     assert "by 2 in place of 4 processes" in caplog.text
     assert assert_same(reader.train(1), batches(in_memory).train(1)) > 1
@@ -231,16 +231,10 @@ def test_no_process_takes_the_shared_memory_of_its_neighbours(monkeypatch: pytes
     if there.free < 2 * num_bytes:
         pytest.skip(f"{loading.SHARED_MEMORY} is nearly full")
     monkeypatch.setattr(loading, "_num_cpus", lambda: 8)
-    before = torch.get_num_threads()
-    try:
-        fits = {}
-        for num_threads in (1, 4, 8):  # of eight processes, of two, of one
-            torch.set_num_threads(num_threads)
-            fits[num_threads] = loading.fit_into_shared_memory(num_bytes)
-    finally:
-        torch.set_num_threads(before)
-    assert fits == {1: False, 4: True, 8: True}
-    assert not loading.fit_into_shared_memory(there.total)
+    # One of eight processes, of two, of one.
+    fits = {num_cpus: loading.fit_into_shared_memory(num_bytes, num_cpus) for num_cpus in (1, 4, 8, None)}
+    assert fits == {1: False, 4: True, 8: True, None: True}
+    assert not loading.fit_into_shared_memory(there.total, None)
 
 
 # Chunks

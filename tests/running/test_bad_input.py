@@ -285,10 +285,13 @@ def test_a_search_whose_study_is_gone_does_not_go_on(tiny: Experiment, tmp_path:
 def test_a_submitted_job_keeps_its_results_where_they_outlive_it(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}')
+    job = tmp_path / "job"
+    job.mkdir()
+    monkeypatch.chdir(job)
     for setting, law in (
         ({"run.storage": "runs"}, r"`run.storage` \(=runs\) would lie in the working folder of this job"),
+        ({"run.storage": f"{job}/runs"}, r"`run.storage` \(=.*/job/runs\) would lie in the working folder of this job"),
         (
             {"run.tracking_uri": None},
             r"`run.tracking_uri` \(=None\): MLflow's database would lie in the working",
@@ -296,8 +299,9 @@ def test_a_submitted_job_keeps_its_results_where_they_outlive_it(
     ):
         with pytest.raises(ValueError, match=law):
             preflight.check(tiny.override(setting), name="run", objective="val/top1")
-    monkeypatch.chdir("/")
     preflight.check(tiny, name="run", objective="val/top1")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # submitted without a working folder: nothing is copied
+    preflight.check(tiny.override({"run.storage": "runs"}), name="run", objective="val/top1")
 
 
 def test_a_password_is_not_written_beside_every_checkpoint() -> None:

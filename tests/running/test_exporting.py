@@ -138,6 +138,7 @@ def shifted_onnx(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "shift"), [("model.pt2", shifted_pt2), ("model.onnx", shifted_onnx)])
+@pytest.mark.slow
 def test_a_program_that_says_something_else_is_not_exported(
     exported: exporting.Exported,
     model: Path,

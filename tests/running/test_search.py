@@ -212,6 +212,7 @@ def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experimen
     assert result.best is not None
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_and_grows(tiny: Experiment) -> None:
     experiment = tiny.override({"learning.num_epochs": 3})
     space = {"learning.lr": tune.loguniform(1e-6, 0.1)}
@@ -234,6 +235,7 @@ def test_an_interrupted_search_goes_on_and_grows(tiny: Experiment) -> None:
     assert second.run_id == first.run_id
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_front(tiny: Experiment) -> None:
     space = {"data.clip_len": tune.choice([8, 16])}
     result = search(tiny, space, num_trials=3, max_concurrent=1, objectives="val/loss,cost/gpu_seconds")

@@ -109,8 +109,7 @@ def test_where_every_trial_raises_at_once_the_search_halts(tiny: Experiment, tmp
     for number in range(8):
         (folder / f"trial-{number:03d}").unlink()
     again = search(tiny, LR, num_trials=8, max_failures=0, resume=True)
-    assert [trial.state for trial in again.trials].count("failed") <= 3
-    assert {trial.state for trial in again.trials} == {"failed", "finished"}
+    assert [trial.state for trial in again.trials] == ["failed"] * 2 + ["finished"] * 6
     assert len(again.trials) == 8
 
 
@@ -169,6 +168,7 @@ def test_a_process_that_dies_between_two_trials_costs_neither_of_them_a_try(
     assert [trial.state for trial in result.trials] == ["finished"] * 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_infeasible_and_is_never_started(tiny: Experiment, tmp_path: Path) -> None:
     space = {"data.clip_len": tune.choice([8, 16]), "model.alpha": tune.choice([8, 16])}
     result = search(tiny, space, num_trials=6)

@@ -64,6 +64,8 @@ def test_nothing_is_measured_where_the_workers_have_other_devices_or_no_clip_fit
     slots = functools.partial(Slots, num_workers=1, cpus_per_worker=1, max_concurrent=None)
     assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=1)) == ("not measured", plan.ELSEWHERE)
     assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=0))[0] == "time"
+    mixed = experiment.override({"learning.precision": "fp16"})
+    assert "this machine is none of those" in search_plan.time_row(mixed, 10, slots(gpus_per_worker=0))[1]
     monkeypatch.setattr(memory, "of_device", lambda device: 1000)
     assert search_plan.time_row(experiment, 10, slots(gpus_per_worker=0))[0] == "does not fit"
 

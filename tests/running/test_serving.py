@@ -161,6 +161,7 @@ def test_bad_requests_are_answered_400_with_the_reason(run: Path, address: str) 
     assert bare.getresponse().status == 500
 
 
+@pytest.mark.slow
 def test_a_tracking_server_keeps_models_as_a_file_does(run: Path, tmp_path: Path) -> None:
     words = ("--backend-store-uri", f"sqlite:///{tmp_path}/far.db", "--artifacts-destination", str(tmp_path / "far"))
     with started(tmp_path, "", "/health", "server", *words) as uri:

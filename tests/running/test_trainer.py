@@ -175,12 +175,13 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_resumes_from_the_sta
 
 def test_the_printed_command_survives_odd_folders(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(ROOT / "experiments" / "tune_thermal.py")])
-    odd = tiny.override({"run.storage": "/tmp/my runs #1"})
+    odd = tiny.override({"run.storage": "/tmp/my runs #1", "run.cpus_per_worker": 2})
     words = shlex.split(follow_ups.command_again(odd, "laptop", "val/loss"))
     assert words[words.index("--run.storage") + 1] == "/tmp/my runs #1"
     assert Path(words[1]).resolve() == ROOT / "experiments" / "train_thermal.py"
     flags = commands.parse(TrainFlags, "?", words[2:])
-    assert flags.experiment == odd.override({"model.num_classes": None})
+    # The CPUs of a trial's process: where the run has a process of its own, it would be refused.
+    assert flags.experiment == odd.override({"model.num_classes": None, "run.cpus_per_worker": None})
     assert flags.metric == "val/loss"
 
 
@@ -278,6 +279,7 @@ def test_a_loss_that_explodes_is_one_line_with_its_step_and_rate(
     )
 
 
+@pytest.mark.slow
 def test_two_workers_with_half_a_batch_each_learn_as_one_with_the_whole(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

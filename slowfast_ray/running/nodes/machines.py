@@ -1,6 +1,7 @@
 """Asks Ray which machines a cluster has now, and its autoscaler's file how many it may have."""
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,12 @@ def joined() -> Machines:
 def now() -> tuple[Machine, ...]:
     """Those that are alive and stay: one that is being drained takes no more work."""
     leaving = state.state.get_draining_nodes()
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    return tuple(Machine(each.get("CPU", 0), each.get("GPU", 0)) for each in resources)
+    return tuple(machine_of(node) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving)
+
+
+def machine_of(node: Mapping[str, Any]) -> Machine:
+    """As ray.nodes() describes it."""
+    return Machine(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
 
 
 def are_held() -> bool:

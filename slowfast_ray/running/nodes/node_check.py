@@ -7,6 +7,7 @@ import platform
 import socket
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.data import remote
 from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.nodes.machines import machine_of
+from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.refusals import RefusedError
 
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "pytorchvideo", "numpy", "scipy", "h5py", "safetensors", "optuna", "mlflow")
 """What a result may depend on, or what the machines exchange."""
 SECONDS_BETWEEN_LOOKS = 10.0
+NUM_LOOKS = 4
+"""At a machine that joined, before it counts as not fit: one that just started may not reach its storage at once."""
 SECONDS_TO_ANSWER = 300.0
 """A machine that has the code still to fetch needs seconds; one that asks in vain for URLs, minutes."""
 
@@ -60,7 +65,7 @@ def check(ready: Ready) -> None:
     """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
     if ready.experiment.run.cluster_address is None:
         return
-    flaws, silent = _look_at(ready, sorted(_alive()))
+    flaws, silent = _look_at(ready, sorted(node["NodeID"] for node in _alive()))
     if flaws or silent:
         raise RefusedError(" ".join([*flaws, *silent]))
 
@@ -87,32 +92,43 @@ def _look_at(ready: Ready, node_ids: Sequence[str]) -> tuple[list[str], list[str
         found += [f"{paths[path]}: {answer.host} does not see it." for path in answer.unseen]
         found += [f"On {answer.host}: {reason}" for reason in answer.unreached]
     return found, [
-        f"The machine {node} of the cluster does not answer within {SECONDS_TO_ANSWER:g} s." for node in silent
+        f"The machine {node} of the cluster gives no answer within {SECONDS_TO_ANSWER:g} s." for node in silent
     ]
 
 
 @contextmanager
-def newcomers(ready: Ready, halt: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, machines that join later are asked, too.
+def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, machines that join later are asked, too, where they have room for a worker.
 
-    One that is not fit is a reason to halt: Ray would send it trial after trial, since each fails there at once and
-    makes room for the next, or keeps its checkpoints where nobody finds them.
+    One that is not fit, however often it is asked, is a reason to halt: Ray would send it trial after trial, since each
+    fails there at once and makes room for the next, or keeps its checkpoints where nobody finds them.
     """
     if ready.experiment.run.cluster_address is None:
         yield
         return
-    known, ended = {node["NodeID"] for node in ray.nodes()}, threading.Event()
+    fit: set[str] = set()  # of those that were asked before the start as well: others may have joined since
+    num_looks: Counter[str] = Counter()
+    told: set[str] = set()
+    ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            new = _alive() - known
-            known.update(new)
-            flaws, silent = _look_at(ready, sorted(new)) if new else ([], [])
-            for text in silent:
-                log.warning("A machine that joined: %s", text)
-                say(f"A machine that joined: {text}")
-            if flaws:
-                halt(f"a machine joined that is not fit to train: {' '.join(flaws).rstrip('.')}")
+            new = {node["NodeID"] for node in _alive() if slots.holds_worker(machine_of(node))} - fit
+            for node in sorted(new):
+                try:
+                    flaws, silent = _look_at(ready, [node])
+                except (OSError, RayError) as error:  # this machine cannot ask now, and does so again
+                    log.info("%s could not be asked: %s", node, error)
+                    continue
+                num_looks[node] += 1
+                if not flaws and not silent:
+                    fit.add(node)
+                elif flaws and num_looks[node] >= NUM_LOOKS:
+                    halt(f"a machine joined that is not fit to train: {' '.join(flaws).rstrip('.')}")
+                for text in {*flaws, *silent} - told:
+                    told.add(text)
+                    log.warning("A machine that joined: %s", text)
+                    say(f"A machine that joined: {text}")
 
     thread = threading.Thread(target=look, name="newcomers", daemon=True)
     thread.start()
@@ -148,8 +164,8 @@ def _unshared_storage(ready: Ready) -> str:
     )
 
 
-def _alive() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str], list[str]]:
@@ -166,9 +182,12 @@ def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str]
     for each in done:
         try:
             answers.append(ray.get(each))
-        except RayError as error:
+        except (RayTaskError, RuntimeEnvSetupError) as error:
             failed[looks[each]] = error
-    alive = _alive()
+        except RayError as error:  # its process died, or it has gone: that says nothing of what is installed there
+            log.info("%s gave no answer: %s", looks[each], error)
+            silent.append(each)
+    alive = {node["NodeID"] for node in _alive()}
     reasons = [
         f"The machine {node} of the cluster cannot run this package: {str(error).strip().splitlines()[-1]}; install "
         "what constraints.txt says there."

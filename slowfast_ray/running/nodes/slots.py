@@ -104,6 +104,10 @@ class Slots:
         cores = f"{self.cpus_per_worker} CPU core(s)"
         return f"{self.gpus_per_worker:g} GPU and {cores}" if self.gpus_per_worker else cores
 
+    def holds_worker(self, machine: Machine) -> bool:
+        """Whether a machine has room for a worker, if nobody else takes it."""
+        return self._num_workers_on(machine) >= 1
+
     def lacks_cpus(self, machine: Machine) -> bool:
         """Whether a machine that would train holds no worker, since it has too few CPUs."""
         has_gpus = not self.gpus_per_worker or machine.gpus >= 1

@@ -123,11 +123,13 @@ def _disk_bytes(ready: Ready, config: SearchConfig, at_once: int) -> float:
 def time_row(experiment: Experiment, num_epochs: float, slots: Slots) -> tuple[str, str]:
     """Of the plan: how long so many epochs take here, by a few steps of the experiment; or why that is not measured."""
     device = wiring.device_of(experiment.run)
-    if plan.is_elsewhere(slots, device):
-        return "not measured", plan.ELSEWHERE
+    reason = plan.why_not_measured(experiment, slots, device)
+    if reason:
+        return "not measured", reason
     where = "GPU" if device.type == "cuda" else "machine"
     num_bytes = plan.num_bytes_of(experiment, device)
-    measured = plan.measured_on(experiment, needs.cost_of(experiment), device, num_bytes)
+    needed = needs.cost_of(experiment)
+    measured = plan.measured_on(experiment, needed, device, num_bytes, slots.cpus_per_worker)
     if measured is None:
         return (
             "does not fit",

@@ -1,5 +1,6 @@
 """A run over the workers of a Ray Train group: each calls worker.train() on its share of every batch."""
 
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
@@ -47,6 +48,7 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
 
     consumer = threading.Thread(target=consume, name="rows")
     consumer.start()
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
             identity = begun.identity_of(ready.folder)
@@ -56,6 +58,8 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
     except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
         raise KeyboardInterrupt from leaving
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_ctrl_c)  # Ray Train leaves its own, which ends a training that is over
         rows.put(None)
         consumer.join()
 
@@ -149,8 +153,11 @@ def train(
     )
     try:
         trainer.fit()
-    except WorkerGroupError as error:
-        for failure in error.worker_failures.values():  # what a setting alone brings about, as with one worker
+    except (WorkerGroupError, ControllerError) as error:
+        # What a setting alone brings about, as with one worker; a process group is begun by Ray Train's controller.
+        is_of_workers = isinstance(error, WorkerGroupError)
+        failures = error.worker_failures.values() if is_of_workers else [error.controller_failure]
+        for failure in failures:
             for kind in (DoesNotFitError, FloatingPointError, UnfitDeviceError):
                 if isinstance(failure, kind):
                     raise kind(str(getattr(failure, "cause", failure))) from error

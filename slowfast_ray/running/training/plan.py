@@ -14,6 +14,7 @@ from rich.text import Text
 from slowfast_ray.data import memory
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import optimizer
+from slowfast_ray.learning.learner import UnfitDeviceError, check_precision
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.model.cost import Cost, gibibytes
 from slowfast_ray.running.nodes import cluster
@@ -44,11 +45,12 @@ def show(ready: Ready) -> None:
     else:
         slots, machines = cluster.slots_for(run, max_concurrent=1)
         found = [("machines", str(machines)), ("slots", slots.described(machines))]
-        if is_elsewhere(slots, device):
+        reason = why_not_measured(ready.experiment, slots, device)
+        if reason:
             needed = needs.cost_of(ready.experiment)
-            found += [*_sizes(ready, needed), *_steps(ready), ("not measured", ELSEWHERE)]
+            found += [*_sizes(ready, needed), *_steps(ready), ("not measured", reason)]
         else:
-            found += rows(ready, device, num_bytes_of(ready.experiment, device))
+            found += rows(ready, device, num_bytes_of(ready.experiment, device), slots.cpus_per_worker)
     console = Console()
     table = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False, width=min(80, console.width))
     table.add_column(style="bold", no_wrap=True)
@@ -59,9 +61,15 @@ def show(ready: Ready) -> None:
     console.print("Nothing was trained that is kept, and nothing was written.", highlight=False)
 
 
-def is_elsewhere(slots: Slots, device: torch.device) -> bool:
-    """Whether workers train on a kind of device that this machine does not have."""
-    return slots.gpus_per_worker > 0 and device.type == "cpu"
+def why_not_measured(experiment: Experiment, slots: Slots, device: torch.device) -> str:
+    """Why a device of this machine says nothing of the workers'; empty where it does."""
+    if slots.gpus_per_worker > 0 and device.type == "cpu":
+        return ELSEWHERE
+    try:
+        check_precision(experiment.learning, device)
+    except UnfitDeviceError as error:
+        return f"this machine is none of those that train: {error}"
+    return ""
 
 
 def num_bytes_of(experiment: Experiment, device: torch.device) -> int:
@@ -69,12 +77,14 @@ def num_bytes_of(experiment: Experiment, device: torch.device) -> int:
     return int(memory.of_device(device) * (experiment.run.gpu_share if device.type == "cuda" else 1))
 
 
-def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
-    """The plan of a run on a device with so much memory, measured where a single clip fits into it."""
+def rows(ready: Ready, device: torch.device, num_bytes: int, num_threads: int | None = None) -> Rows:
+    """The plan of a run on a device with so much memory, measured where a single clip fits into it, on so many threads:
+    None for those that torch has.
+    """
     experiment = ready.experiment
     needed = needs.cost_of(experiment)
     found = [*_sizes(ready, needed), *_steps(ready)]
-    measured = measured_on(experiment, needed, device, num_bytes)
+    measured = measured_on(experiment, needed, device, num_bytes, num_threads)
     if measured is None:
         fits_alone = needs.memory_bytes(needed, experiment, 1) <= num_bytes
         at_once = 1 if fits_alone else experiment.learning.micro_batch or share_of(experiment)
@@ -84,7 +94,9 @@ def rows(ready: Ready, device: torch.device, num_bytes: int) -> Rows:
     return [*found, *rows_of_memory, *_times(experiment, num_steps, measured, device)]
 
 
-def measured_on(experiment: Experiment, needed: Cost, device: torch.device, num_bytes: int) -> Measured | None:
+def measured_on(
+    experiment: Experiment, needed: Cost, device: torch.device, num_bytes: int, num_threads: int | None
+) -> Measured | None:
     """What some steps take on a device with so much memory; None where not even one clip fits into it."""
     if needs.memory_bytes(needed, experiment, 1) > num_bytes:
         return None
@@ -94,7 +106,8 @@ def measured_on(experiment: Experiment, needed: Cost, device: torch.device, num_
         or WAYS * needed.flops_per_clip * share_of(experiment) > CPU_FLOPS
     )
     run = experiment.run
-    prepared = wiring.prepare(experiment, Place(num_workers=run.num_workers, device=device, gpu_share=run.gpu_share))
+    place = Place(num_workers=run.num_workers, device=device, num_threads=num_threads, gpu_share=run.gpu_share)
+    prepared = wiring.prepare(experiment, place)
     try:
         return measuring.measure(prepared, 1 if is_large else share_of(experiment))
     except DoesNotFitError:

@@ -10,6 +10,9 @@ from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.training import wiring
+
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -29,8 +32,14 @@ class OverRaysNetwork(TorchConfig):
 
 class _OverRaysNetwork(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+        worker_group.execute(check_gpu)
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
+
+
+def check_gpu() -> None:
+    """In a worker's process, before it is asked to talk over its GPU. Raises UnfitDeviceError where torch cannot."""
+    wiring.check_device(cluster.device_of_process())
 
 
 def choose_interface() -> None:

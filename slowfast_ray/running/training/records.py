@@ -189,7 +189,7 @@ class Records:
     def train(self, board: Board, slots: Slots, *, verbose: bool) -> None:
         """Runs the jobs of `board`, which records them here; however that ends, all of them are closed."""
         try:
-            with self.view, node_check.newcomers(self.ready, board.halt, self.view.say):
+            with self.view, node_check.newcomers(self.ready, slots, board.halt, self.view.say):
                 jobs.run(
                     board,
                     self.ready.name,

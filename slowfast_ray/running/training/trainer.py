@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slowfast_ray.data.long_work import SHOWN
 from slowfast_ray.learning import checkpoint, loop
 from slowfast_ray.learning.loop import Step
 from slowfast_ray.running import data_facts, preflight, scores
@@ -71,13 +70,13 @@ def _place_for(ready: Ready, *, verbose: bool) -> Iterator[Slots | None]:
     Raises RefusedError where the machines cannot hold it, or are not fit.
     """
     run = ready.experiment.run
-    if run.num_workers == 1 and run.cluster_address is None:
+    if not run.needs_ray:
         yield None
         return
     with cluster.connected(run, verbose=verbose):
         slots, found = cluster.slots_for(run, max_concurrent=1)
         node_check.check(ready)
-        log.info("On %s: %s.", found, slots.described(found), extra=SHOWN)
+        log.info("On %s: %s.", found, slots.described(found))
         yield slots
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from slowfast_ray.data import dataset, loading, remote
+from slowfast_ray.data import dataset, remote
 from slowfast_ray.data.batches import Batch, Batches
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
@@ -108,7 +108,7 @@ def prepare(experiment: Experiment, place: Place, *, goes_on: bool = False) -> P
         device=place.device,
         rank=place.rank,
         num_workers=place.num_workers,
-        num_loaders=loading.num_loaders(place.num_threads),
+        num_cpus=place.num_threads,
     )
     learner = Learner.start(
         model,
