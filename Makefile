@@ -19,11 +19,12 @@ tune: $(READY)
 test: test-fast
 	$(VENV)/bin/python -m pytest -m "ray and not slow and not cluster"
 
-# Everything that starts no Ray: three to four minutes on two cores.
+# Everything that starts no Ray: four to eight minutes on two cores.
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray and not slow and not cluster" --numprocesses auto --dist worksteal
 
-# Searches that are killed, an MLflow that is away, a database, a fresh environment: about 17 minutes on two cores.
+# Searches that are killed, an MLflow that is away, a database, a fresh environment: 20 minutes on two cores, up to an
+# hour on slow ones.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
 

@@ -106,25 +106,27 @@ def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Call
     if ready.experiment.run.cluster_address is None:
         yield
         return
-    fit: set[str] = set()  # of those that were asked before the start as well: others may have joined since
+    done: set[str] = set()  # none yet: others may have joined since those were asked before the start
     num_looks: Counter[str] = Counter()
     told: set[str] = set()
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            new = {node["NodeID"] for node in _alive() if slots.holds_worker(machine_of(node))} - fit
+            new = {node["NodeID"] for node in _alive() if slots.holds_worker(machine_of(node))} - done
             for node in sorted(new):
+                if ended.is_set():
+                    return
                 try:
                     flaws, silent = _look_at(ready, [node])
                 except (OSError, RayError) as error:  # this machine cannot ask now, and does so again
                     log.info("%s could not be asked: %s", node, error)
                     continue
                 num_looks[node] += 1
-                if not flaws and not silent:
-                    fit.add(node)
-                elif flaws and num_looks[node] >= NUM_LOOKS:
+                if flaws and num_looks[node] >= NUM_LOOKS:
                     halt(f"a machine joined that is not fit to train: {' '.join(flaws).rstrip('.')}")
+                if not flaws and (not silent or num_looks[node] >= NUM_LOOKS):
+                    done.add(node)
                 for text in {*flaws, *silent} - told:
                     told.add(text)
                     log.warning("A machine that joined: %s", text)
