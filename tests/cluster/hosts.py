@@ -126,6 +126,15 @@ class Machine:
         self.run([BIN / "ray", "start", *role, *own, "--disable-usage-stats"])
         return f"{self.address}:{RAY_PORT}"
 
+    def claims(self, package: str, version: str) -> None:
+        """From now on, this version of a package seems to be installed on it."""
+        folder = Path("/home/root/claimed")
+        metadata = folder / f"{package}-{version}.dist-info" / "METADATA"
+        said = f"Metadata-Version: 2.1\\nName: {package}\\nVersion: {version}\\n"
+        self.run(["mkdir", "-p", metadata.parent])
+        self.run(["sh", "-c", f"printf '{said}' > {metadata}"])
+        self.environment["PYTHONPATH"] = str(folder)
+
     def hide(self, folder: Path) -> None:
         """Makes a folder of this machine's empty on that one, as where a package is not installed."""
         self.run(["mount", "-t", "tmpfs", "tmpfs", folder])

@@ -34,12 +34,7 @@ def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
             machine.environment["AWS_ENDPOINT_URL"] = f"http://{head.address}:{port}"
         head.ray_start(num_cpus=0)
         worker.ray_start(head)
-        packages = Path("/home/root/odd/optuna-4.0.0.dist-info")
-        odd.run(["mkdir", "-p", packages])
-        odd.run(
-            ["sh", "-c", f"printf 'Metadata-Version: 2.1\\nName: optuna\\nVersion: 4.0.0\\n' > {packages}/METADATA"]
-        )
-        odd.environment["PYTHONPATH"] = str(packages.parent)
+        odd.claims("optuna", "4.0.0")
         yield found
 
 

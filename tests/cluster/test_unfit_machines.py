@@ -30,11 +30,7 @@ def machines(shared: Path, made_up_root: Path) -> Iterator[list[Machine]]:
         head, worker, odd = found
         head.ray_start(num_cpus=0)
         worker.ray_start(head, num_cpus=2, num_gpus=2)
-        packages = Path("/home/root/odd/optuna-4.0.0.dist-info")
-        odd.run(["mkdir", "-p", packages])
-        said = "Metadata-Version: 2.1\\nName: optuna\\nVersion: 4.0.0\\n"
-        odd.run(["sh", "-c", f"printf '{said}' > {packages}/METADATA"])
-        odd.environment["PYTHONPATH"] = str(packages.parent)
+        odd.claims("optuna", "4.0.0")
         yield found
 
 
