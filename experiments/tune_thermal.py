@@ -67,7 +67,7 @@ def show(result: SearchResult, ready: Ready, flags: TuneFlags) -> None:
     if result.interrupted:
         rich.print("The search was interrupted; what was done is kept.")
     if result.best is None:
-        rich.print("[red]No trial finished an epoch.[/] The runs in MLflow carry their errors as tags.")
+        rich.print(f"[red]There is no best trial:[/] {result.reason or 'none had completed an epoch'}.")
     else:
         again = follow_ups.command_again(result.best.experiment, flags.preset, config.best_epoch_by)
         if result.decision is not None:

@@ -15,9 +15,11 @@ from ray import tune
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.learning import checkpoint
+from slowfast_ray.running import preflight
 from slowfast_ray.running.nodes import machines
 from slowfast_ray.running.nodes.slots import Slots
-from slowfast_ray.running.training import jobs, tune_parts
+from slowfast_ray.running.training import group, jobs, room, trainer, tune_parts
 from slowfast_ray.running.training.boards import REASON, VERDICT, Job
 from slowfast_ray.running.training.pulse import Watch
 from slowfast_ray.running.training.tune_parts import Source
@@ -35,13 +37,14 @@ with cluster.connected(RunConfig(address=sys.argv[1]), verbose=False):
     pass
 """
 
-OTHER_NUMBER_OF_GPUS = """
-import ray, torch
+SOME_OF_A_MACHINE = """
+import os, ray, torch
 from slowfast_ray.run_config import RunConfig
 from slowfast_ray.running.nodes import cluster, machines
 torch.cuda.device_count = lambda: 3
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with cluster.connected(RunConfig(), verbose=False):
-    print(machines.here().now[0].gpus, machines.joined().now[0].gpus)
+    print(machines.here().now[0], "|", machines.joined().now[0])
 """
 
 
@@ -102,8 +105,8 @@ def said_by(program: str, folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_ray_on_this_machine_counts_the_gpus_that_torch_can_use(own_ray_folder: Path) -> None:
-    assert "3 3.0" in said_by(OTHER_NUMBER_OF_GPUS, own_ray_folder)
+def test_ray_on_this_machine_counts_what_this_process_may_use(own_ray_folder: Path) -> None:
+    assert "1 CPUs and 3 GPUs | 1 CPUs and 3 GPUs" in said_by(SOME_OF_A_MACHINE, own_ray_folder)
 
 
 def test_a_cluster_of_another_python_is_refused_with_both_versions(own_ray_folder: Path) -> None:
@@ -148,8 +151,8 @@ def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tune_parts, "SECONDS_UNTIL_ROOM", 1.0)
-    monkeypatch.setattr(tune_parts, "SECONDS_BETWEEN_COUNTS", 0.5)
+    monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 1.0)
+    monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.5)
     other: Any = ray.remote(num_cpus=2)(OtherJob).remote()
     ray.get(other.begin.remote())
     # Time for the note to come more than once.
@@ -160,20 +163,39 @@ def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     assert board.ends == ["failed"]
     (note,) = [each.getMessage() for each in caplog.records if "room" in each.getMessage()]
     who = "a worker" if num_workers == 1 else "2 workers"
-    assert f"each asks for {who} with 1 CPU core(s), and the cluster has 0 CPUs and 0 GPUs free" in note
+    assert f"it asks for {who} with 1 CPU core(s), and the cluster has 0 CPUs and 0 GPUs free" in note
 
 
 @pytest.mark.slow
 def test_trials_that_have_room_train_without_a_word(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tune_parts, "SECONDS_UNTIL_ROOM", 1.0)
-    monkeypatch.setattr(tune_parts, "SECONDS_BETWEEN_COUNTS", 0.2)
+    monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 1.0)
+    monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.2)
     board = Board(num_jobs=1)
     with Watch(15) as watch, caplog.at_level(logging.WARNING, "slowfast_ray"):
         jobs._run(board, watch, "search", train_for_long, Slots(1, 1, 0, None), max_failures=0, verbose=False)
     assert board.ends == ["failed"]
     assert caplog.messages == []
+
+
+@pytest.mark.slow
+def test_a_run_that_finds_no_room_says_so_too(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 1.0)
+    monkeypatch.setattr(group, "SECONDS_BETWEEN_LOOKS", 0.5)
+    monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.5)
+    other: Any = ray.remote(num_cpus=2)(OtherJob).remote()
+    ray.get(other.begin.remote())
+    threading.Timer(8, lambda: ray.kill(other)).start()
+    ready = preflight.check(tiny.override({"run.num_workers": 2}), name="run", objective="val/top1", resume=False)
+    with caplog.at_level(logging.WARNING, "slowfast_ray"):
+        trainer.fit(ready, "val/top1", on_row=lambda row: None)
+    notes = [each.getMessage() for each in caplog.records if "has had room" in each.getMessage()]
+    assert len(notes) >= 1
+    assert "it asks for 2 workers with 1 CPU core(s), and the cluster has 0 CPUs" in notes[0]
+    assert checkpoint.newest(ready.folder) is not None, "it began once there was room"
 
 
 def test_a_machine_that_is_too_small_for_a_worker_is_named_once(

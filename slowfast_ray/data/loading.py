@@ -44,12 +44,12 @@ def num_loaders(num_cpus: int | None = None) -> int:
     if multiprocessing.current_process().daemon:  # which may have no children
         return 0
     if num_cpus is None:
-        num_cpus = _num_cpus()
+        num_cpus = num_usable_cpus()
     return max(1, min(MAX_LOADERS, num_cpus - 1))
 
 
-def _num_cpus() -> int:
-    """That this process may use."""
+def num_usable_cpus() -> int:
+    """Cores that this process may use; a batch system gives a job some of its machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -245,5 +245,5 @@ def fit_into_shared_memory(num_bytes: int, num_cpus: int | None) -> bool:
     if not SHARED_MEMORY.is_dir():
         return True
     there = shutil.disk_usage(SHARED_MEMORY)
-    num_processes = 1 if num_cpus is None else max(1, _num_cpus() // num_cpus)
+    num_processes = 1 if num_cpus is None else max(1, num_usable_cpus() // num_cpus)
     return num_bytes < min(there.free, there.total // num_processes)

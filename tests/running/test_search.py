@@ -204,12 +204,22 @@ def test_the_pictures_are_with_the_search(searched: tuple[Experiment, SearchResu
 
 def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experiment) -> None:
     experiment = tiny.override({"learning.num_epochs": 1000})
-    result = search(experiment, LR, num_trials=3, max_concurrent=1, time_budget_min=0.15)
-    assert result.trials[-1].state == "stopped"
-    assert len(result.trials) < 3
+    result = search(experiment, LR, num_trials=3, max_concurrent=1, scheduler="none", time_budget_min=0.5)
+    assert [trial.state for trial in result.trials] == ["stopped"]
     assert not result.interrupted, "the budget was part of the plan"
     assert {run.info.status for run in runs_in(result.tracking_uri)} == {"FINISHED", "KILLED"}
     assert result.best is not None
+    assert result.reason == ""
+
+
+def test_a_budget_that_ends_before_the_first_epoch_says_so(tiny: Experiment) -> None:
+    result = search(tiny, LR, num_trials=3, max_concurrent=1, time_budget_min=0.01)
+    assert [(trial.state, trial.epoch) for trial in result.trials] == [("stopped", 0)]
+    assert result.best is None
+    client = MlflowClient(result.tracking_uri)
+    own = client.get_run(result.run_id)
+    assert own.info.status == "KILLED", "nothing failed"
+    assert "before any trial had completed an epoch" in own.data.tags[tracking.ERROR]
 
 
 @pytest.mark.slow

@@ -106,6 +106,8 @@ def test_where_every_trial_raises_at_once_the_search_halts(tiny: Experiment, tmp
     assert "trial-000, trial-001, trial-002 raised before their first epoch" in result.halted
     assert "trial-002" in result.halted.rsplit(": ", maxsplit=1)[-1], "what stands in the way of the last one"
     assert len(result.trials) <= 4
+    own = MlflowClient(result.tracking_uri).get_run(result.run_id)
+    assert (own.info.status, own.data.tags["slowfast_ray.error"]) == ("KILLED", result.halted)
     for number in range(8):
         (folder / f"trial-{number:03d}").unlink()
     again = search(tiny, LR, num_trials=8, max_failures=0, resume=True)

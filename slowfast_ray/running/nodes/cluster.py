@@ -104,7 +104,9 @@ def _start(num_workers: int, options: dict[str, Any]) -> None:
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         options |= {"dashboard_port": port}
     # Ray counts GPUs by the driver; trials can only use those that torch sees.
-    ray.init(address="local", num_gpus=torch.cuda.device_count(), include_dashboard=num_workers > 1, **options)
+    (machine,) = machines.here().now
+    options |= {"num_cpus": int(machine.cpus), "num_gpus": int(machine.gpus)}
+    ray.init(address="local", include_dashboard=num_workers > 1, **options)
 
 
 def _join(address: str, options: dict[str, Any], *, verbose: bool) -> None:

@@ -11,8 +11,10 @@ import ray
 import torch
 import yaml
 from ray._private import state
+from ray._private.utils import get_num_cpus
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 
+from slowfast_ray.data.loading import num_usable_cpus
 from slowfast_ray.running.nodes.slots import Machine, Machines
 
 MONITOR_FLAG = "--autoscaling-config="
@@ -27,8 +29,10 @@ DefaultHeadPodTemplate in ray-operator/controllers/ray/common/pod.go; Ray's own 
 
 
 def here() -> Machines:
-    """This machine alone, before Ray is started on it."""
-    return Machines((Machine(os.cpu_count() or 1, torch.cuda.device_count()),))
+    """What this process may use of this machine: what Ray is told to have when it is started on it."""
+    # Ray alone counts by control groups, which batch systems may leave as they are, and not by what a process may use.
+    num_cpus = min(num_usable_cpus(), int(get_num_cpus(override_docker_cpu_warning=True)))
+    return Machines((Machine(num_cpus, torch.cuda.device_count()),))
 
 
 def joined() -> Machines:

@@ -63,6 +63,28 @@ class SearchResult:
     num_unsent: int = 0
     """Entries that MLflow did not take."""
 
+    @property
+    def state(self) -> State:
+        """How the search ended, as its run in MLflow says it."""
+        if self.interrupted or self.halted:
+            return "stopped"
+        if self.best is not None:
+            return "finished"
+        return "stopped" if self._is_cut_short else "failed"
+
+    @property
+    def reason(self) -> str:
+        """Why it had to stop, or found nothing; empty where it did neither."""
+        if self.halted or self.interrupted or self.best is not None:
+            return self.halted
+        if self._is_cut_short:
+            return "the budget was used up before any trial had completed an epoch"
+        return "no trial completed an epoch; the runs in MLflow carry their errors as tags"
+
+    @property
+    def _is_cut_short(self) -> bool:
+        return any(trial.state == "stopped" for trial in self.trials)
+
 
 def check(
     experiment: Experiment,
@@ -157,11 +179,12 @@ def _open(
 def _run(records: Records, space: Drawable, board: SearchBoard, slots: Slots, *, verbose: bool) -> SearchResult:
     ready, config, tracker, run = records.ready, records.config, records.tracker, records.run
     state: State = "failed"
+    reason = ""
     try:
         records.train(board, slots, verbose=verbose)
         decision, halted = _decision(records, board, slots, verbose=verbose)
         result = _result(records, board, decision, board.halted or halted)
-        state = "stopped" if result.interrupted or result.halted else "finished" if result.best else "failed"
+        state, reason = result.state, result.reason
         if result.checkpoint is not None:
             tracker.log_folder(run, result.checkpoint, "best")
             tracker.log_text(run, scores.per_class_json(result.checkpoint, ready.data), "per_class.json")
@@ -175,8 +198,11 @@ def _run(records: Records, space: Drawable, board: SearchBoard, slots: Slots, *,
     except KeyboardInterrupt:
         state = "stopped"
         raise
+    except Exception as error:
+        state, reason = "failed", f"{type(error).__name__}: {error}"
+        raise
     finally:
-        tracker.end(run, state)
+        tracker.end(run, state, reason)
     return result
 
 

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray.train
@@ -12,20 +13,20 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
-from ray.util.queue import Queue
+from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running.folders import begun
-from slowfast_ray.running.nodes import node_frames
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.training import worker
 from slowfast_ray.running.training.process_group import OverRaysNetwork
-from slowfast_ray.running.training.pulse import Watch, beating
-from slowfast_ray.running.training.supplies import Supplies
+from slowfast_ray.running.training.pulse import beating
+from slowfast_ray.running.training.room import SECONDS_BETWEEN_LOOKS, Room
+from slowfast_ray.running.training.supplies import Supplies, supplied
 from slowfast_ray.running.training.wiring import Place
 from slowfast_ray.running.training.worker import Row
 
@@ -42,17 +43,23 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
+    room, asked = Room(), slots.of_a_trial()
+
     def consume() -> None:
-        while (row := rows.get()) is not None:
-            note(row)
+        while True:
+            with suppress(Empty):
+                row = rows.get(timeout=SECONDS_BETWEEN_LOOKS)
+                if row is None:
+                    return
+                note(row)
+            room.look(asked)
 
     consumer = threading.Thread(target=consume, name="rows")
     consumer.start()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
-        with Watch(ready.experiment.run.hang_timeout_min) as watch, node_frames.sharing(ready.data) as readers:
-            identity = begun.identity_of(ready.folder)
-            supplies = Supplies(slots, watch.pulse, readers, ready.data.source.fingerprint, identity)
+        identity, hang_timeout_min = begun.identity_of(ready.folder), ready.experiment.run.hang_timeout_min
+        with supplied(slots, ready.data, identity, hang_timeout_min) as (supplies, _):
             # Nobody else tries again.
             train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
     except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C

@@ -20,12 +20,11 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
-from slowfast_ray.running.nodes import node_frames
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.training import deaths, group, worker
 from slowfast_ray.running.training.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
 from slowfast_ray.running.training.pulse import Watch, beating
-from slowfast_ray.running.training.supplies import Supplies
+from slowfast_ray.running.training.supplies import Supplies, supplied
 from slowfast_ray.running.training.tune_parts import MAX_LOST, Halt, Referee, Source, Watcher
 from slowfast_ray.running.training.wiring import Place
 
@@ -51,8 +50,7 @@ def run(
     `identity` is the search's own (begun.py), `objective` chooses each job's best epoch, `data` is what they all read.
     """
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(MAX_WAITING))
-    with Watch(hang_timeout_min) as watch, node_frames.sharing(data) as readers:
-        supplies = Supplies(slots, watch.pulse, readers, data.source.fingerprint, identity)
+    with supplied(slots, data, identity, hang_timeout_min) as (supplies, watch):
         trainable = _trainable(search, objective, supplies)
         _run(board, watch, search, trainable, slots, max_failures=max_failures, verbose=verbose)
 

@@ -1,6 +1,8 @@
 """What a driver gives to the workers of its runs."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +10,13 @@ from ray.actor import ActorHandle
 
 from slowfast_ray.data import dataset
 from slowfast_ray.data.config import DataConfig
+from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running.folders import mirror
 from slowfast_ray.running.folders.mirror import Mirror
 from slowfast_ray.running.nodes import node_frames
 from slowfast_ray.running.nodes.slots import Slots
+from slowfast_ray.running.training.pulse import Watch
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,13 @@ class Supplies:
                 f"{found.fingerprint}) than where the run was started ({self.fingerprint}); copy it again, or name one "
                 "place for all machines."
             )
+
+
+@contextmanager
+def supplied(slots: Slots, data: Dataset, identity: str, hang_timeout_min: float) -> Iterator[tuple[Supplies, Watch]]:
+    """In the driver: supplies for the duration of the block, and who watches that the workers get on.
+
+    `identity` is that of the run or search (begun.py), `data` what they all read.
+    """
+    with Watch(hang_timeout_min) as watch, node_frames.sharing(data) as readers:
+        yield Supplies(slots, watch.pulse, readers, data.source.fingerprint, identity), watch

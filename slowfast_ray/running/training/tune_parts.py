@@ -21,6 +21,7 @@ from slowfast_ray.running.training import deaths, worker
 from slowfast_ray.running.training.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board, Job
 from slowfast_ray.running.training.group import PLACEMENT_GROUP
 from slowfast_ray.running.training.pulse import HUNG, Watch
+from slowfast_ray.running.training.room import Room
 from slowfast_ray.running.training.worker import Row
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ MAX_STILLBORN = 3
 """Jobs that raise before their first epoch, one after the other: a fault of the machine, the data or the program."""
 SECONDS_BETWEEN_COUNTS = 2.0
 """Machines come and go within minutes, and asking takes milliseconds."""
-SECONDS_UNTIL_ROOM = 60.0
-"""With room for it a trial begins within seconds, unless a machine has to be started."""
 SECONDS_UNTIL_FREED = 2.0
 """A stopped worker group's controller needs a moment to die before its resources can be taken from it."""
 
@@ -136,9 +135,7 @@ class Watcher(InDriver, tune.Callback):
         """Trials that have told of an epoch."""
         self._stillborn: list[str] = []
         """Jobs that raised before their first epoch, time and again, since another one last got so far."""
-        self._looked_at = self._had_room_at = time.monotonic()
-        self._is_told = False
-        """That there is no room, since there last was."""
+        self._room = Room()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         """Its process has taken it on."""
@@ -195,7 +192,7 @@ class Watcher(InDriver, tune.Callback):
         """
         for run, error in self._watch.restarts():
             self._board.restarted(run.removeprefix(f"{self._search}/"), error)
-        self._say_where_there_is_no_room()
+        self._room.look(self._source.waiting_for())
         while self._to_free and time.monotonic() - self._to_free[0][0] > SECONDS_UNTIL_FREED:
             _, held = self._to_free.pop(0)
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(held)))
@@ -214,23 +211,6 @@ class Watcher(InDriver, tune.Callback):
         if len(self._stillborn) == MAX_STILLBORN:
             names = ", ".join(self._stillborn)
             self._board.halt(f"{names} raised before their first epoch, the last one: {deaths.reason_of(error)}")
-
-    def _say_where_there_is_no_room(self) -> None:
-        """Once, until there is: Tune and Ray Train wait for ever without a word, and the trials seem to train."""
-        now, asked = time.monotonic(), self._source.waiting_for()
-        if now - self._looked_at < SECONDS_BETWEEN_COUNTS:
-            return
-        self._looked_at = now
-        if not asked or machines.are_held():
-            self._had_room_at, self._is_told = now, False
-        elif now - self._had_room_at > SECONDS_UNTIL_ROOM and not self._is_told:
-            self._is_told = True
-            free = ray.available_resources()
-            log.warning(
-                "No trial has had room for %.0f s: each asks for %s, and the cluster has %s free. Another job may hold "
-                "the rest (ray status shows it), or machines have still to start; trials begin once there is room.",
-                *(now - self._had_room_at, asked, Machine(free.get("CPU", 0), free.get("GPU", 0))),
-            )
 
     def _error_of(self, trial: TuneTrial) -> str:
         path = trial.error_file
