@@ -20,11 +20,11 @@ from slowfast_ray.running import preflight
 from slowfast_ray.running.nodes import machines
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.training import group, jobs, room, trainer, tune_parts
-from slowfast_ray.running.training.boards import REASON, VERDICT, Job
+from slowfast_ray.running.training.boards import REASON, VERDICT
 from slowfast_ray.running.training.pulse import Watch
 from slowfast_ray.running.training.tune_parts import Source
-from slowfast_ray.running.training.worker import Row
 from tests.running.conftest import environment
+from tests.running.plain_board import PlainBoard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 
@@ -46,36 +46,6 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with cluster.connected(RunConfig(), verbose=False):
     print(machines.here().now[0], "|", machines.joined().now[0])
 """
-
-
-class Board:
-    """Jobs that need nothing."""
-
-    def __init__(self, num_jobs: int = 0) -> None:
-        self._left = [f"job-{number}" for number in range(num_jobs)]
-        self.ends: list[str | None] = []
-
-    def next(self) -> Job | None:
-        return Job(self._left.pop(), Experiment()) if self._left else None
-
-    def row(self, name: str, row: Row) -> bool:
-        return False
-
-    def ended(self, name: str, verdict: str | None, reason: str) -> None:
-        self.ends.append(verdict)
-
-    def died(self, name: str, error: str) -> None:
-        self.ends.append(error)
-
-    def retried(self, name: str, error: str) -> Experiment:
-        return Experiment()
-
-    def restarted(self, name: str, error: str) -> None: ...
-
-    def halt(self, reason: str) -> None: ...
-
-    def is_over(self) -> bool:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -127,6 +97,19 @@ class OtherJob:
     def begin(self) -> None: ...
 
 
+def free_once_told(other: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Gives the CPUs back once it is said that they are missed, and could have been said again."""
+
+    def wait() -> None:
+        until = time.monotonic() + 300
+        while not any("room" in text for text in caplog.messages) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(2)
+        ray.kill(other)
+
+    threading.Thread(target=wait, name="other job").start()
+
+
 def train_alone(config: dict[str, object]) -> None:
     tune.report({VERDICT: "failed", REASON: "done"})
 
@@ -155,9 +138,8 @@ def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.5)
     other: Any = ray.remote(num_cpus=2)(OtherJob).remote()
     ray.get(other.begin.remote())
-    # Time for the note to come more than once.
-    threading.Timer(6, lambda: ray.kill(other)).start()
-    board = Board(num_jobs=1)
+    free_once_told(other, caplog)
+    board = PlainBoard(num_jobs=1)
     with Watch(15) as watch, caplog.at_level(logging.WARNING, "slowfast_ray"):
         jobs._run(board, watch, "search", trainable, Slots(num_workers, 1, 0, None), max_failures=0, verbose=False)
     assert board.ends == ["failed"]
@@ -172,7 +154,7 @@ def test_trials_that_have_room_train_without_a_word(
 ) -> None:
     monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 1.0)
     monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.2)
-    board = Board(num_jobs=1)
+    board = PlainBoard(num_jobs=1)
     with Watch(15) as watch, caplog.at_level(logging.WARNING, "slowfast_ray"):
         jobs._run(board, watch, "search", train_for_long, Slots(1, 1, 0, None), max_failures=0, verbose=False)
     assert board.ends == ["failed"]
@@ -188,7 +170,7 @@ def test_a_run_that_finds_no_room_says_so_too(
     monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.5)
     other: Any = ray.remote(num_cpus=2)(OtherJob).remote()
     ray.get(other.begin.remote())
-    threading.Timer(8, lambda: ray.kill(other)).start()
+    free_once_told(other, caplog)
     ready = preflight.check(tiny.override({"run.num_workers": 2}), name="run", objective="val/top1", resume=False)
     with caplog.at_level(logging.WARNING, "slowfast_ray"):
         trainer.fit(ready, "val/top1", on_row=lambda row: None)
@@ -202,7 +184,7 @@ def test_a_machine_that_is_too_small_for_a_worker_is_named_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tune_parts, "SECONDS_BETWEEN_COUNTS", 0.0)
-    source = Source(Board(), Slots(1, 3, 0, None))
+    source = Source(PlainBoard(), Slots(1, 3, 0, None))
     with caplog.at_level(logging.WARNING, "slowfast_ray"):
         assert [source.suggest("first"), source.suggest("second")] == [None, None]
     (note,) = [each.getMessage() for each in caplog.records]

@@ -230,7 +230,7 @@ def test_no_process_takes_the_shared_memory_of_its_neighbours(monkeypatch: pytes
     num_bytes = there.total // 8
     if there.free < 2 * num_bytes:
         pytest.skip(f"{loading.SHARED_MEMORY} is nearly full")
-    monkeypatch.setattr(loading, "_num_cpus", lambda: 8)
+    monkeypatch.setattr(loading, "num_usable_cpus", lambda: 8)
     # One of eight processes, of two, of one.
     fits = {num_cpus: loading.fit_into_shared_memory(num_bytes, num_cpus) for num_cpus in (1, 4, 8, None)}
     assert fits == {1: False, 4: True, 8: True, None: True}

@@ -50,3 +50,9 @@ def test_a_death_has_a_reason_and_a_next_try(error: str, reason: str, is_lost: b
 )
 def test_what_a_trial_raises_is_told_from_what_happens_to_it(error: str, expected: bool) -> None:
     assert deaths.is_raised(error) is expected
+
+
+def test_the_machine_is_the_one_that_ray_names() -> None:
+    error = "ray::ImplicitFunc.train() (pid=7, ip=10.0.0.2, actor_id=5f)\n  KeyError: 'frames'"
+    assert deaths.machine_of(error) == "10.0.0.2"
+    assert deaths.machine_of("KeyError: 'frames'") == ""

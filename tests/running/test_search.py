@@ -22,6 +22,7 @@ from slowfast_ray.running.searching import tuner
 from slowfast_ray.running.searching.config import SearchConfig
 from slowfast_ray.running.searching.tuner import SearchResult
 from slowfast_ray.running.tracking import tracking
+from slowfast_ray.running.tracking.tracking_store import ERROR
 from slowfast_ray.running.tracking.tracking_view import VIEW
 from tests.running.conftest import runs_in
 
@@ -202,6 +203,7 @@ def test_the_pictures_are_with_the_search(searched: tuple[Experiment, SearchResu
     } == names
 
 
+@pytest.mark.slow
 def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experiment) -> None:
     experiment = tiny.override({"learning.num_epochs": 1000})
     result = search(experiment, LR, num_trials=3, max_concurrent=1, scheduler="none", time_budget_min=0.5)
@@ -219,7 +221,7 @@ def test_a_budget_that_ends_before_the_first_epoch_says_so(tiny: Experiment) -> 
     client = MlflowClient(result.tracking_uri)
     own = client.get_run(result.run_id)
     assert own.info.status == "KILLED", "nothing failed"
-    assert "before any trial had completed an epoch" in own.data.tags[tracking.ERROR]
+    assert "before any trial had completed an epoch" in own.data.tags[ERROR]
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from slowfast_ray.running.training.boards import Job
 from slowfast_ray.running.training.records import Records
 from slowfast_ray.running.training.worker import Row
 
+PRECISION = "learning.precision"
+
 
 class SearchBoard:
     """Trials, from the first suggestion to their end."""
@@ -35,8 +37,7 @@ class SearchBoard:
         self._ready, self._config = records.ready, records.config
         self._beaten: set[str] = set()
         self._deadline = math.inf
-        if self._config.time_budget_min is not None:
-            self._deadline = time.monotonic() + self._config.time_budget_min * 60
+        """Of the time budget, which begins with the first trial."""
         known = study.trials()
         self._num_begun = len(known)
         self._waiting = deque(study.unfinished())
@@ -82,6 +83,8 @@ class SearchBoard:
 
     def next(self) -> Job | None:
         """The next trial: those that were interrupted first, then what the study suggests."""
+        if self._config.time_budget_min is not None and self._deadline == math.inf:
+            self._deadline = time.monotonic() + self._config.time_budget_min * 60
         try:
             while not self.is_over() and (suggestion := self._suggested()) is not None:
                 if (job := self._begin(suggestion)) is not None:
@@ -111,6 +114,8 @@ class SearchBoard:
         """A trial ended by itself, or was stopped."""
         self._records.bring(name)
         trial = self._records[name]
+        if verdict == "precision":  # another trial would end there just so, unless it computes in another one
+            verdict = "infeasible" if PRECISION in trial.sample else "halt"
         if verdict == "halt":
             self.halt(reason)
             self._end(trial, "stopped", reason)

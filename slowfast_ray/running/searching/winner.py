@@ -120,7 +120,7 @@ class FinalistBoard:
         """It ended."""
         self._records.bring(name)
         trial = self._records[name]
-        if verdict == "halt":
+        if verdict in ("halt", "precision"):
             self.halt(reason)
         has_failed = verdict in ("infeasible", "failed")
         self._records.end(trial, "finished" if trial.is_finished else "failed" if has_failed else "stopped", reason)

@@ -11,7 +11,7 @@ NAME, EXPERIMENT, REASON = "job", "experiment", "reason"
 GIVE_UP = "give up"
 """In what Tune hands to a training that is not to be tried again: why it failed."""
 VERDICT = "verdict"
-"""In the last row of a job that ended by what it is, so that no second try can help: infeasible, failed, or halt."""
+"""In the last row of a job that ended by what it is, so that no second try can help: one of verdicts.py."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from slowfast_ray.running.training.pulse import HUNG
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|Cannot allocate memory|std::bad_alloc")
 _KILLED = re.compile(r"ActorDiedError|RayActorError|WorkerCrashedError|The actor died|The actor is dead")
 _LOST = re.compile(r"NodeDiedError|its node has died|node failure|ActorUnavailableError|preempt", re.IGNORECASE)
-
-
 _PREEMPTED = re.compile(r"PreemptedError")
-
+_ADDRESS = re.compile(r"\bip=([^,)\s]+)")
 
 UNBEGUN = "UnbegunError"
 """Begins the error of a trial whose process was dead before it began."""
@@ -28,6 +26,12 @@ def is_lost(error: str) -> bool:
 def is_raised(error: str) -> bool:
     """Whether it was raised by what the trial does, and its machine and its memory have nothing to do with it."""
     return not (error.startswith((HUNG, UNBEGUN)) or _LOST.search(error) or _may_lack_memory(error))
+
+
+def machine_of(error: str) -> str:
+    """The address of the machine on which it was raised, as Ray's traceback names it first; empty where it does not."""
+    found = _ADDRESS.search(error)
+    return found[1] if found else ""
 
 
 def reason_of(error: str) -> str:

@@ -4,12 +4,13 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
@@ -17,12 +18,10 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning.learner import UnfitDeviceError
-from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running.folders import begun
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
-from slowfast_ray.running.training import worker
+from slowfast_ray.running.training import verdicts, worker
 from slowfast_ray.running.training.process_group import OverRaysNetwork
 from slowfast_ray.running.training.pulse import beating
 from slowfast_ray.running.training.room import SECONDS_BETWEEN_LOOKS, Room
@@ -89,7 +88,12 @@ class TellOfRestarts(UserCallback):
         self._pulse, self._name = pulse, name
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called before the workers start again, or the run ends."""
+        """Called before the workers start again, or the run ends. Raises what no second try can help, or Ray Train
+        would try: what a callback raises ends the run.
+        """
+        for error in worker_exceptions.values():
+            if verdicts.of(error) is not None:
+                raise error
         errors = "\n".join(f"{type(error).__name__}: {error}" for error in worker_exceptions.values())
         self._pulse.restarted.remote(self._name, errors)
 
@@ -107,9 +111,8 @@ def train(
     """Trains one run over a group of workers; a broken group starts again from the newest checkpoint, so many times.
 
     `name` is that of its folder in the storage, where Ray Train keeps its own notes as well. `replay` as in
-    worker.train. Raises DoesNotFitError, FloatingPointError and UnfitDeviceError as one worker does.
+    worker.train. Raises what verdicts.py knows as one worker does.
     """
-
     slots, pulse = supplies.slots, supplies.pulse
 
     def train_share(_: dict[str, Any]) -> None:
@@ -142,7 +145,10 @@ def train(
     trainer = TorchTrainer(
         train_share,
         train_loop_config={},
-        torch_config=OverRaysNetwork(timeout_s=round(experiment.run.hang_timeout_min * 60)),
+        torch_config=OverRaysNetwork(
+            timeout_s=round(experiment.run.hang_timeout_min * 60),
+            check_machine=partial(supplies.check_machine, experiment, name),
+        ),
         scaling_config=ScalingConfig(
             num_workers=experiment.run.num_workers,
             use_gpu=slots.gpus_per_worker > 0,
@@ -160,12 +166,8 @@ def train(
     )
     try:
         trainer.fit()
-    except (WorkerGroupError, ControllerError) as error:
-        # What a setting alone brings about, as with one worker; a process group is begun by Ray Train's controller.
-        is_of_workers = isinstance(error, WorkerGroupError)
-        failures = error.worker_failures.values() if is_of_workers else [error.controller_failure]
-        for failure in failures:
-            for kind in (DoesNotFitError, FloatingPointError, UnfitDeviceError):
-                if isinstance(failure, kind):
-                    raise kind(str(getattr(failure, "cause", failure))) from error
-        raise
+    except ControllerError as error:  # it begins the process group, and calls TellOfRestarts
+        failure = getattr(error.controller_failure, "cause", error.controller_failure)
+        if verdicts.of(failure) is None:
+            raise
+        raise failure from error

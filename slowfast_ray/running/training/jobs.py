@@ -5,9 +5,7 @@ A job of several workers starts a Ray Train group. What is true of a job is in i
 notes are thrown away, and nothing is restored from them.
 """
 
-import errno
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +16,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.learning.learner import UnfitDeviceError
-from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running.nodes.slots import Slots
-from slowfast_ray.running.training import deaths, group, worker
+from slowfast_ray.running.training import deaths, group, verdicts, worker
 from slowfast_ray.running.training.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
 from slowfast_ray.running.training.pulse import Watch, beating
 from slowfast_ray.running.training.supplies import Supplies, supplied
@@ -111,6 +107,7 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                 device = torch.device("cuda" if slots.gpus_per_worker else "cpu")
                 place = Place(device=device, num_threads=slots.cpus_per_worker, gpu_share=slots.gpus_per_worker)
                 with beating(supplies.pulse, name, 0, experiment.run.hang_timeout_min) as line:
+                    supplies.check_machine(experiment, name)
                     supplies.read_data(experiment.data)
                     worker.train(
                         experiment,
@@ -125,17 +122,10 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                     )
             else:
                 group.train(experiment, name, objective, supplies, [TuneReportCallback()], replay=True)
-        except DoesNotFitError as error:
-            tune.report({VERDICT: "infeasible", REASON: str(error)})
-        except UnfitDeviceError as error:  # of the machine, not of the trial: the next one would end there just so
-            where = f"on {socket.gethostname()}: " if experiment.run.num_workers == 1 else ""
-            tune.report({VERDICT: "halt", REASON: f"{where}{str(error).rstrip('.')}"})
-        except FloatingPointError as error:
-            tune.report({VERDICT: "failed", REASON: str(error)})
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:
+            if (ended := verdicts.of(error)) is None:
                 raise
-            tune.report({VERDICT: "halt", REASON: f"the disk of {home.folder} is full"})
+            tune.report({VERDICT: ended.verdict, REASON: ended.reason})
         finally:
             home.forget()
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -10,10 +11,10 @@ from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-from slowfast_ray.running.nodes import cluster
-from slowfast_ray.running.training import wiring
-
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def _any_will_do() -> None: ...
 
 
 @dataclass
@@ -24,6 +25,9 @@ class OverRaysNetwork(TorchConfig):
     often Docker's.
     """
 
+    check_machine: Callable[[], None] = _any_will_do
+    """Called in each worker's process, before it is asked to talk over its GPU; what it raises is not tried again."""
+
     @property
     def backend_cls(self) -> "type[_OverRaysNetwork]":
         """What Ray Train starts it with."""
@@ -32,14 +36,15 @@ class OverRaysNetwork(TorchConfig):
 
 class _OverRaysNetwork(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
-        worker_group.execute(check_gpu)
+        assert isinstance(backend_config, OverRaysNetwork), "its own backend's"
+        worker_group.execute(_call, backend_config.check_machine)
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
-def check_gpu() -> None:
-    """In a worker's process, before it is asked to talk over its GPU. Raises UnfitDeviceError where torch cannot."""
-    wiring.check_device(cluster.device_of_process())
+def _call(check_machine: Callable[[], None]) -> None:
+    """In a worker's process: Ray Train asks what it executes for a name, which a partial function has not."""
+    check_machine()
 
 
 def choose_interface() -> None:

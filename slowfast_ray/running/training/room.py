@@ -1,6 +1,7 @@
 """Says when trials or workers wait for room on the cluster: Tune and Ray Train do so for ever without a word."""
 
 import logging
+import math
 import time
 
 import ray
@@ -20,7 +21,7 @@ class Room:
     """That of one search or one run on the connected Ray."""
 
     def __init__(self) -> None:
-        self._looked_at = self._had_some_at = time.monotonic()
+        self._looked_at, self._had_some_at = -math.inf, math.inf
         self._is_told = False
         """That there is none, since there last was."""
 
@@ -33,6 +34,7 @@ class Room:
         if now - self._looked_at < SECONDS_BETWEEN_LOOKS:
             return
         self._looked_at = now
+        self._had_some_at = min(now, self._had_some_at)  # waiting begins with the first look
         if not asked or machines.are_held():
             self._had_some_at, self._is_told = now, False
         elif now - self._had_some_at > SECONDS_UNTIL_TOLD and not self._is_told:

@@ -1,9 +1,11 @@
 """What a driver gives to the workers of its runs."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -12,11 +14,17 @@ from slowfast_ray.data import dataset
 from slowfast_ray.data.config import DataConfig
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
-from slowfast_ray.running.folders import mirror
+from slowfast_ray.learning.learner import UnfitDeviceError, check_precision
+from slowfast_ray.running.folders import begun, mirror
 from slowfast_ray.running.folders.mirror import Mirror
-from slowfast_ray.running.nodes import node_frames
+from slowfast_ray.running.nodes import cluster, node_frames
 from slowfast_ray.running.nodes.slots import Slots
+from slowfast_ray.running.training import wiring
 from slowfast_ray.running.training.pulse import Watch
+from slowfast_ray.running.training.verdicts import UnfitMachineError, UnfitPrecisionError
+
+SECONDS_TO_APPEAR = 60.0
+"""For what another machine has just written into a folder that both see: NFS remembers so long what was not there."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,27 @@ class Supplies:
     """Of the dataset that the driver sees."""
     identity: str
     """Of the run or search (begun.py): a worker's machine may still have what an earlier one of that name left."""
+
+    def check_machine(self, experiment: Experiment, name: str) -> None:
+        """In a worker, before it trains as `experiment`. Raises UnfitMachineError where its machine cannot, whatever
+        the run: its folder is not the driver's, torch cannot use its GPU, or not in this precision.
+        """
+        host = socket.gethostname()
+        home = self.home_of(experiment, name.split("/")[0])
+        if not home.url and not _appears(home.folder / begun.BEGUN_AS):
+            raise UnfitMachineError(
+                f"on {host}: `run.storage` (={experiment.run.storage}) must be one folder that every machine sees, or "
+                f"a URL, but {home.folder} is not there as it is where the run was started"
+            )
+        device = cluster.device_of_process()
+        try:
+            wiring.check_device(device)
+        except UnfitDeviceError as error:
+            raise UnfitMachineError(f"on {host}: {error}") from error
+        try:
+            check_precision(experiment.learning, device)
+        except UnfitDeviceError as error:
+            raise UnfitPrecisionError(f"on {host}: {error}") from error
 
     def home_of(self, experiment: Experiment, name: str) -> Mirror:
         """In a worker: where the run called `name` (or `search/trial`) keeps its files."""
@@ -49,6 +78,15 @@ class Supplies:
                 f"{found.fingerprint}) than where the run was started ({self.fingerprint}); copy it again, or name one "
                 "place for all machines."
             )
+
+
+def _appears(path: Path) -> bool:
+    until = time.monotonic() + SECONDS_TO_APPEAR
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(1.0)
+    return True
 
 
 @contextmanager

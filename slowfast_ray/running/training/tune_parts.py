@@ -2,14 +2,16 @@
 
 import logging
 import math
+import re
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.result import NODE_IP
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher as TuneSearcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -29,9 +31,12 @@ log = logging.getLogger(__name__)
 MAX_LOST = 100
 """Machines and processes that a trial may lose, after which it counts as one that brings them down."""
 MAX_STILLBORN = 3
-"""Jobs that raise before their first epoch, one after the other: a fault of the machine, the data or the program."""
+"""Jobs that raise before their first epoch, one after the other on one machine where no other gets on: a fault of the
+machine, the data or the program."""
 SECONDS_BETWEEN_COUNTS = 2.0
 """Machines come and go within minutes, and asking takes milliseconds."""
+_HEADING = re.compile(r"^Failure # \d+ \(occurred at .*\)$", re.MULTILINE)
+"""Of each failure, in a trial's file of errors."""
 SECONDS_UNTIL_FREED = 2.0
 """A stopped worker group's controller needs a moment to die before its resources can be taken from it."""
 
@@ -133,8 +138,9 @@ class Watcher(InDriver, tune.Callback):
         """Trials whose process has taken them on, in this try."""
         self._with_epoch: set[str] = set()
         """Trials that have told of an epoch."""
-        self._stillborn: list[str] = []
-        """Jobs that raised before their first epoch, time and again, since another one last got so far."""
+        self._stillborn: defaultdict[str, list[str]] = defaultdict(list)
+        """By the address of a machine: jobs that raised before their first epoch, time and again, since an epoch was
+        last done there."""
         self._room = Room()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
@@ -143,9 +149,9 @@ class Watcher(InDriver, tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Row, **_: Any) -> None:
         """Notes what a worker group holds, and that a trial got as far as an epoch."""
-        if worker.EPOCH in result and trial.trial_id not in self._with_epoch:
+        if worker.EPOCH in result:
             self._with_epoch.add(trial.trial_id)
-            self._stillborn.clear()
+            self._stillborn.pop(result[NODE_IP], None)
         if result.get(PLACEMENT_GROUP):
             self._groups[trial.trial_id] = result[PLACEMENT_GROUP]
 
@@ -207,14 +213,16 @@ class Watcher(InDriver, tune.Callback):
 
     def _note_stillborn(self, name: str, error: str) -> None:
         """Where one after the other ends so, it is no trial's fault, and all that are left would."""
-        self._stillborn.append(name)
-        if len(self._stillborn) == MAX_STILLBORN:
-            names = ", ".join(self._stillborn)
+        stillborn = self._stillborn[deaths.machine_of(error)]
+        stillborn.append(name)
+        if len(stillborn) == MAX_STILLBORN:
+            names = ", ".join(stillborn)
             self._board.halt(f"{names} raised before their first epoch, the last one: {deaths.reason_of(error)}")
 
     def _error_of(self, trial: TuneTrial) -> str:
         path = trial.error_file
         text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+        text = _HEADING.split(text)[-1]  # Tune keeps those of earlier tries above
         hung = self._watch.why(f"{self._search}/{trial.config[NAME]}")
         return f"{HUNG}: {hung}" if hung else text.strip() or "the process died"
 
