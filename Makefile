@@ -26,7 +26,8 @@ test-fast: $(READY)
 # Searches that are killed, an MLflow that is away, a database, a fresh environment: 20 minutes on two cores, up to an
 # hour on slow ones.
 test-slow: $(READY)
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m "slow and not ray" --numprocesses auto --dist worksteal
+	$(VENV)/bin/python -m pytest -m "slow and ray"
 
 # Several machines, as network namespaces of this one: Linux, root, and apt-get install openssh-server rsync. About ten
 # minutes on two cores.

@@ -120,6 +120,6 @@ def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"there is no Chromium at {CHROMIUM}")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"], timeout=120_000)
         yield opened
         opened.close()

@@ -28,6 +28,7 @@ class Opened:
         self.requested: list[str] = []
         self.said: list[str] = []
         self.page = browser.new_page(viewport={"width": 1120, "height": 900})
+        self.page.set_default_timeout(120_000)
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))

@@ -7,8 +7,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-
 from slowfast_ray.data import audit, baselines, dataset, remote
 from slowfast_ray.data.audit import Finding
 from slowfast_ray.data.dataset import Dataset
@@ -29,6 +27,9 @@ from slowfast_ray.running.training import wiring
 
 WEIGHTS = "weights.json"
 """In MLflow: what was taken of the weights that training started from."""
+
+WORKING_FOLDERS = "/runtime_resources/working_dir_files/"
+"""In the path of each folder that Ray unpacks a job's `--working-dir` into."""
 
 log = logging.getLogger(__name__)
 
@@ -203,22 +204,25 @@ def _check(
 
 
 def _check_outlives_job(run: RunConfig) -> None:
-    """Raises ValueError where a submitted job would keep its results in its own working folder, a copy that Ray makes
-    and clears away.
+    """Raises ValueError where results would be kept in the working folder of a submitted job, a copy that Ray makes and
+    clears away. Wherever the script was called from: a job may go to another folder first.
     """
-    if '"working_dir"' not in os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, ""):
-        return
     goes = "would lie in the working folder of this job, a copy that Ray makes and clears away"
-    if not remote.is_url(run.storage) and Path(run.storage).expanduser().absolute().is_relative_to(Path.cwd()):
+    if not remote.is_url(run.storage) and _is_of_job(Path(run.storage).expanduser()):
         raise ValueError(
             f"`run.storage` (={run.storage}) {goes}; name a folder from / that every machine sees, or a URL "
             f"({' or '.join(remote.SCHEMES)})."
         )
-    if tracking.resolve_uri(run.tracking_uri).startswith(f"sqlite:///{Path.cwd()}/"):
+    uri = tracking.resolve_uri(run.tracking_uri)
+    if uri.startswith("sqlite:///") and _is_of_job(Path(uri.removeprefix("sqlite:///"))):
         raise ValueError(
             f"`run.tracking_uri` (={run.tracking_uri}): MLflow's database {goes}; name a server, http://host:5000, or "
             "a file from /, sqlite:////home/me/mlflow.db."
         )
+
+
+def _is_of_job(path: Path) -> bool:
+    return WORKING_FOLDERS in os.fspath(path.resolve())
 
 
 def _check_weights(experiment: Experiment, data: Dataset) -> Report | None:

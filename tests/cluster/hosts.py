@@ -101,7 +101,7 @@ class Machine:
         self,
         command: Sequence[str | Path],
         *,
-        timeout: float = 60,
+        timeout: float = 300,
         folder: Path | str = "/home/root",
     ) -> str:
         """What a command says, errors included; fails where it fails."""

@@ -85,14 +85,14 @@ def test_a_search_on_machines_of_ones_own(tiny: Experiment, tmp_path: Path, made
     experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 2})
     file = tmp_path / "onprem.yaml"
     with by_ssh(tmp_path, made_up_root) as (laptop, head, worker):
-        laptop.run([RAY, "up", "-y", file], folder=ROOT, timeout=180)
+        laptop.run([RAY, "up", "-y", file], folder=ROOT, timeout=600)
         laptop.start([RAY, "dashboard", file])
-        wait(lambda: " 2 local.cluster.node" in laptop.run([RAY, "exec", file, STATUS]), 120)
+        wait(lambda: " 2 local.cluster.node" in laptop.run([RAY, "exec", file, STATUS]), 600)
 
         laptop.environment["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:8265"
         submit = [RAY, "job", "submit", "--working-dir", ".", "--submission-id", "one", "--"]
         search = ["python", "experiments/tune_thermal.py", *flags_of(experiment), "--name", "search"]
-        said = laptop.run([*submit, *search, "--search.num-trials", "2"], folder=ROOT, timeout=300)
+        said = laptop.run([*submit, *search, "--search.num-trials", "2"], folder=ROOT, timeout=600)
         assert "Job 'one' succeeded" in said
         assert "2 trials in" in said
 
@@ -103,6 +103,6 @@ def test_a_search_on_machines_of_ones_own(tiny: Experiment, tmp_path: Path, made
         assert is_there(worker, "raylet")
         laptop.run([RAY, "down", "-y", file])
         assert not is_there(head, "raylet")
-        wait(lambda: not is_there(worker, "raylet"), 120)  # once it has missed the head for a while
+        wait(lambda: not is_there(worker, "raylet"), 600)  # once it has missed the head for a while
     assert experiment.run.tracking_uri is not None
     assert [run.info.status for run in runs_in(experiment.run.tracking_uri)] == ["FINISHED"] * 3

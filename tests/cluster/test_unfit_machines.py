@@ -54,7 +54,7 @@ def start(machine: Machine, experiment: Experiment, *flags: str) -> subprocess.P
 def end_of(process: subprocess.Popen[str]) -> str:
     """What a search says that halts."""
     try:
-        said, _ = process.communicate(timeout=180)
+        said, _ = process.communicate(timeout=400)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -228,7 +228,7 @@ def test_processes_that_start_together_scan_each_recording_once(tmp_path: Path) 
     for each in processes:
         each.start()
     for each in processes:
-        each.join(20)
+        each.join(120)
     assert [each.exitcode for each in processes] == [0] * 4
     assert sorted(tally.read_text().split()) == ["a.h5", "b.h5", "c.h5"]
 

@@ -36,6 +36,7 @@ def pair(tiny_in: Callable[[Path], Experiment], tmp_path_factory: pytest.TempPat
     return tiny.override({"data.memory_budget": 1.0}), tiny.override({"data.memory_budget": 0.0})
 
 
+@pytest.mark.slow
 def test_a_training_and_its_evaluation_are_the_same(pair: tuple[Experiment, ...], tmp_path: Path) -> None:
     rows: list[list[dict[str, Any]]] = []
     said = []
@@ -64,6 +65,7 @@ def test_a_training_and_its_evaluation_are_the_same(pair: tuple[Experiment, ...]
     assert all(rows[0][0][key] == rows[1][0][key] for key in same)
 
 
+@pytest.mark.slow
 def test_audits_and_their_pages_are_the_same(pair: tuple[Experiment, ...]) -> None:
     in_memory, streamed = (auditing.report(experiment.data) for experiment in pair)
     assert in_memory.audit.findings == streamed.audit.findings

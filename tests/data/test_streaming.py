@@ -350,10 +350,8 @@ def test_reading_processes_end_with_their_batches(root: Path) -> None:
     next(reader.train(1))
     processes = loaders_of(reader)
     assert [each.is_alive() for each in processes] == [True, True]
-    started = time.monotonic()
     del reader
-    assert not any(each.is_alive() for each in processes)
-    assert time.monotonic() - started < 4  # DataLoader gives up on a process after 5 s
+    assert [each.exitcode for each in processes] == [0, 0], "DataLoader terminates those that it gives up on"
 
 
 def test_reading_processes_end_where_an_error_keeps_their_batches_in_a_cycle(root: Path) -> None:
@@ -371,10 +369,8 @@ def test_reading_processes_end_where_an_error_keeps_their_batches_in_a_cycle(roo
 
     processes = train()[0]
     assert all(each.is_alive() for each in processes)
-    started = time.monotonic()
     gc.collect()
-    assert not any(each.is_alive() for each in processes)
-    assert time.monotonic() - started < 4  # DataLoader gives up on a process after 5 s
+    assert [each.exitcode for each in processes] == [0, 0], "DataLoader terminates those that it gives up on"
 
 
 TRAINER = """
@@ -408,7 +404,7 @@ def test_a_killed_training_leaves_no_process_behind(root: Path, tmp_path: Path) 
         assert len(loaders) == 2
         assert all(is_running(pid) for pid in family)
         trainer.kill()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while any(is_running(pid) for pid in family):
         assert time.monotonic() < until, family
         time.sleep(0.05)

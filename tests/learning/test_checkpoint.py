@@ -361,6 +361,7 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(tmp_path: Path, is_zipped: bo
 
 @pytest.mark.parametrize("left_after", [1, 3])
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.slow
 def test_a_run_left_within_an_epoch_goes_on_as_if_it_had_not(tmp_path: Path, left_after: int, ema_decay: float) -> None:
     config, batches = replace(CONFIG, num_epochs=3, ema_decay=ema_decay), InMemory()
     batches.num_train_steps = 4

@@ -124,6 +124,7 @@ def suggestions(text: str) -> list[tuple[str, str]]:
     return re.findall(r"`([a-z_.]+)` ([^ ]+)", text)
 
 
+@pytest.mark.slow
 def test_what_fits_is_estimated_and_the_most_of_each_setting() -> None:
     config, clip = replace(TINY, width=0.5), {"clip_len": 32, "height": 64, "width": 64}
     memory = {"optimizer": "sgd", "has_average": False}
@@ -143,6 +144,7 @@ def test_what_fits_is_estimated_and_the_most_of_each_setting() -> None:
     assert cost.gibibytes(limit) in text
 
 
+@pytest.mark.slow
 def test_where_no_single_change_is_enough_two_are_tried_and_weights_keep_their_width() -> None:
     config, clip = replace(TINY, width=0.5, weights="kinetics.pth"), {"clip_len": 24, "height": 32, "width": 48}
     smallest = cost.estimate(replace(config, gradient_checkpointing=True), **{**clip, "clip_len": 8}, precision_bytes=2)

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tests.model import weight_files
 from tests.model.weight_files import MM_4X16, PSF_4X16, State, full_size
 
-MAX_SECONDS = 5.0
-"""Of the processor, which other programs on the machine do not lengthen."""
+MAX_SECONDS = 20.0
+"""Of the processor, which other programs on the machine do not lengthen much."""
 MAX_MEMORY = 3.0
 """Of the size of the file."""
 
@@ -92,6 +92,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, State], object]]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.slow
 def test_full_size_loads_in_seconds_and_three_times_its_file(
     tmp_path: Path, name: str, measure: Callable[[Path], dict[str, Any]]
 ) -> None:

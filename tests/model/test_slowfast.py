@@ -41,7 +41,7 @@ def logits(model: nn.Module, *inputs: torch.Tensor | list[torch.Tensor]) -> torc
 def python(code: str, **environment: str) -> str:
     """What a fresh interpreter prints: sys.modules of this one have been filled by others."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

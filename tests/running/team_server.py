@@ -81,7 +81,7 @@ def postgres() -> Iterator[str]:
 
 
 def _make_database(port: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 180
     while True:
         try:
             connection = psycopg2.connect(

@@ -1,6 +1,7 @@
 """Every kind of bad input gives one clear error before Ray starts, exit code 2, and leaves nothing behind."""
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -15,6 +16,8 @@ import ray
 import torch
 from mlflow import MlflowClient
 from ray import tune
+from ray._private.ray_constants import DEFAULT_RUNTIME_ENV_DIR_NAME
+from ray._private.runtime_env.working_dir import WorkingDirPlugin
 
 from slowfast_ray.experiment import LAPTOP, Experiment
 from slowfast_ray.running import preflight
@@ -286,21 +289,24 @@ def test_a_submitted_job_keeps_its_results_where_they_outlive_it(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}')
-    job = tmp_path / "job"
-    job.mkdir()
-    monkeypatch.chdir(job)
-    for setting, law in (
-        ({"run.storage": "runs"}, r"`run.storage` \(=runs\) would lie in the working folder of this job"),
-        ({"run.storage": f"{job}/runs"}, r"`run.storage` \(=.*/job/runs\) would lie in the working folder of this job"),
-        (
-            {"run.tracking_uri": None},
-            r"`run.tracking_uri` \(=None\): MLflow's database would lie in the working",
-        ),
+    plugin = WorkingDirPlugin(os.fspath(tmp_path / DEFAULT_RUNTIME_ENV_DIR_NAME), None)
+    job = plugin._get_directory_on_node("gcs://_ray_pkg_1.zip")
+    (job / "experiments").mkdir(parents=True)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (job / "results").symlink_to(shared)
+    relative = "`run.storage` \\(=.*runs\\) would lie in the working folder of this job"
+    for folder, setting, law in (
+        (job, {"run.storage": "runs"}, relative),
+        (job / "experiments", {"run.storage": "../runs"}, relative),
+        (shared, {"run.storage": f"{job}/runs"}, relative),
+        (job, {"run.tracking_uri": None}, "`run.tracking_uri` \\(=None\\): MLflow's database would lie in the working"),
     ):
+        monkeypatch.chdir(folder)
         with pytest.raises(ValueError, match=law):
             preflight.check(tiny.override(setting), name="run", objective="val/top1")
-    preflight.check(tiny, name="run", objective="val/top1")
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # submitted without a working folder: nothing is copied
+    preflight.check(tiny.override({"run.storage": "results/runs"}), name="run", objective="val/top1")
+    monkeypatch.chdir(shared)  # by the job itself: what lies here is no copy
     preflight.check(tiny.override({"run.storage": "runs"}), name="run", objective="val/top1")
 
 

@@ -52,6 +52,7 @@ def exported(model: Path, made_up_root: Path) -> exporting.Exported:
         return exporting.export(model, model.parent / "out", root=str(made_up_root))
 
 
+@pytest.mark.slow
 def test_both_programs_say_what_the_network_says_at_any_batch_size(
     exported: exporting.Exported, model: Path, chosen: tuple[Path, Dataset]
 ) -> None:
@@ -99,6 +100,7 @@ def test_no_file_holds_a_path_of_the_machine_that_exported(exported: exporting.E
     assert not any(path.encode() in text for text in texts for path in (package, str(made_up_root.parents[1])))
 
 
+@pytest.mark.slow
 def test_the_program_of_torch_needs_torch_alone_and_nothing_in_it_is_unpickled_but_tensors(
     exported: exporting.Exported,
 ) -> None:

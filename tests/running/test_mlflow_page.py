@@ -65,6 +65,7 @@ def page(browser: Any) -> Iterator[Any]:
     """A page of a browser that was never here before."""
     context = browser.new_context(viewport=OF_PICTURES)
     context.add_init_script(QUIET)
+    context.set_default_timeout(120_000)
     yield context.new_page()
     context.close()
 
@@ -155,6 +156,7 @@ def test_the_view_opens_with_its_columns_first_and_the_best_trial_on_top(shown: 
     picture(page, "table", 680)
 
 
+@pytest.mark.slow
 def test_the_plain_page_shows_the_search_folded_and_a_link_to_the_view(shown: Shown, page: Any, picture: Any) -> None:
     page.set_viewport_size(WIDE)
     page.goto(shown.plain)
@@ -174,6 +176,7 @@ def test_the_plain_page_shows_the_search_folded_and_a_link_to_the_view(shown: Sh
     assert_cells(opened.value, 0)
 
 
+@pytest.mark.slow
 def test_a_view_from_the_menu_can_be_filtered_and_shows_trials_below_their_search(shown: Shown, page: Any) -> None:
     page.set_viewport_size(WIDE)
     page.goto(shown.plain)
@@ -238,6 +241,7 @@ def test_selected_trials_are_compared_in_plots(shown: Shown, page: Any, picture:
     assert not page.get_by_text("learning.momentum", exact=True).count(), "the same in all trials"
 
 
+@pytest.mark.slow
 def test_the_charts_of_the_view(shown: Shown, page: Any, picture: Any) -> None:
     page.goto(f"{shown.with_view}&compareRunsMode=CHART")
     page.get_by_text("All fields together").wait_for()

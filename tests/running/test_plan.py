@@ -48,6 +48,7 @@ def test_a_dry_run_shows_the_plan_within_80_columns_and_leaves_nothing(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_measured_and_what_would_is_named(tiny: Experiment) -> None:
     experiment = tiny.override(
         {"data.clip_len": 32, "data.height": 64, "data.width": 64, "model.num_classes": 6, "learning.ema_decay": 0.0}

@@ -211,6 +211,7 @@ def test_recordings_side_by_side_are_those_one_by_one_row_for_row(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_what_takes_long_goes_on_side_by_side(
     own_ray: None, model: Path, made_up_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def tags_of(folder: Path, **variables: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_commit_is_that_of_the_checkout_that_the_package_is_part_of(elsewhere: Path) -> None:
     assert "git_commit" not in tags_of(elsewhere), "another project's commit says nothing"
     git(elsewhere, "add", "slowfast_ray")

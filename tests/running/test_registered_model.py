@@ -123,6 +123,7 @@ def test_a_served_model_opens_no_files(model: PyFuncModel, run: Path, monkeypatc
     assert model.predict(degrees)["class"].tolist() == model.predict(degrees.astype(float))["class"].tolist()
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled_on_the_way(model: PyFuncModel, uri: str, run: Path, tmp_path: Path) -> None:
     path = next((dataset.load(experiment_of(run).data).root / "frames").glob("*.h5"))
     code = f"""
@@ -168,6 +169,7 @@ def test_mlflow_knows_what_it_needs_and_shows_an_example(model: PyFuncModel, uri
 
 
 @pytest.mark.parametrize("changes", [{"data.frame_interval_ms": 170.0}, {"data.labels": "person"}])
+@pytest.mark.slow
 def test_the_example_holds_what_the_model_needs(tiny: Experiment, changes: dict[str, float | str]) -> None:
     ready = preflight.check(tiny.override(changes), name="needs", objective="val/top1")
     preflight.claim(ready)

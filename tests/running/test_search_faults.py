@@ -115,6 +115,7 @@ def test_where_every_trial_raises_at_once_the_search_halts(tiny: Experiment, tmp
     assert len(again.trials) == 8
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_no_number_is_failed_at_once(tiny: Experiment) -> None:
     space = {"learning.lr": tune.choice([0.05, 1e35])}
     experiment = tiny.override({"learning.lr": 0.05, "learning.max_grad_norm": 1e35})

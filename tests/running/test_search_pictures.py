@@ -263,6 +263,7 @@ def test_the_page_is_interactive_without_a_network_and_names_do_nothing(evil: Pa
     requested: list[str] = []
     said: list[str] = []
     page = browser.new_page(viewport={"width": 1120, "height": 900})
+    page.set_default_timeout(120_000)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
@@ -287,8 +288,9 @@ def test_the_page_is_interactive_without_a_network_and_names_do_nothing(evil: Pa
     assert "Download plot as a PNG" in buttons
     assert not [each for each in buttons if each and ("Share" in each or "Plotly" in each)], "nothing is uploaded"
     page.set_viewport_size({"width": 420, "height": 900})
+    page.set_default_timeout(120_000)
     # Nothing sticks out, once plotly has followed.
-    page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth", timeout=5000)
+    page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth", timeout=120_000)
     assert requested == [url]
     assert said == []
     page.close()

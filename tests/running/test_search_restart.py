@@ -68,7 +68,7 @@ def curves(uri: str) -> dict[str, list[tuple[int, float]]]:
 
 def kill_midway(process: subprocess.Popen[str], folder: Path, seconds: float) -> None:
     """SIGKILLs the driver that many seconds after it has begun to train, or begun to train again."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     seen = {*folder.rglob("epoch-*")}
     while not {*folder.rglob("epoch-*")} - seen:
         assert process.poll() is None, process.communicate()[0]

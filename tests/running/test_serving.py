@@ -106,6 +106,7 @@ def frames_of(run: Path) -> np.ndarray:
     return np.stack([frames_NHW[100:116], frames_NHW[200:216]])
 
 
+@pytest.mark.slow
 def test_json_gets_the_predictors_answers_bit_for_bit(run: Path, address: str, tmp_path: Path) -> None:
     best = checkpoint.best(run)
     assert best is not None

@@ -74,6 +74,7 @@ def searched(again: Callable[[], Study], num_trials: int = 16) -> tuple[list[dic
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cma-es", "random"])
+@pytest.mark.slow
 def test_a_serial_search_is_its_seed_however_often_it_is_opened_again(tmp_path: Path, sampler: SamplerName) -> None:
     def opener(folder: Path | None, seed: int) -> Callable[[], Study]:
         one = opened(seed=seed, sampler=sampler, pruner=pruning.Rungs([1], 3))

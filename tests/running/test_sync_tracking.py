@@ -90,6 +90,7 @@ def test_what_a_killed_driver_left_is_sent_once_and_its_open_runs_are_ended(
 
 
 @pytest.mark.parametrize(("store", "num_sent"), [("away", 9), ("there", 2)])
+@pytest.mark.slow
 def test_a_store_that_is_away_is_named_and_what_is_left_stays(
     store: str,
     num_sent: int,
@@ -130,6 +131,7 @@ def test_a_driver_that_lives_sends_its_own(
             Tracker(uri, tmp_path / "runs" / "search")
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_named_with_its_line(left: Callable[[str], Path]) -> None:
     (path,) = tracking_sync.journals([left("away")])
     lines = path.read_text().splitlines(keepends=True)

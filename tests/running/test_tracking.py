@@ -392,6 +392,7 @@ print(tracker.num_unsent, longest)
 """
 
 
+@pytest.mark.slow
 def test_searches_that_share_an_sqlite_file_lose_nothing_and_wait_for_nobody(uri: str, tmp_path: Path) -> None:
     folders = [tmp_path / "runs" / name for name in ("one", "two")]
     searches = [

@@ -3,102 +3,60 @@ same files, an answer.
 """
 
 import logging
-import platform
-import socket
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.data import remote
-from slowfast_ray.running.folders.mirror import Mirror
+from slowfast_ray.running.folders import mirror
+from slowfast_ray.running.nodes import probes
 from slowfast_ray.running.nodes.machines import machine_of
+from slowfast_ray.running.nodes.probes import Answer
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.refusals import RefusedError
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("ray", "torch", "pytorchvideo", "numpy", "scipy", "h5py", "safetensors", "optuna", "mlflow")
-"""What a result may depend on, or what the machines exchange."""
 SECONDS_BETWEEN_LOOKS = 10.0
 NUM_LOOKS = 4
-"""At a machine that joined, before it counts as not fit: one that just started may not reach its storage at once."""
-SECONDS_TO_ANSWER = 300.0
-"""A machine that has the code still to fetch needs seconds; one that asks in vain for URLs, minutes."""
+"""That find a flaw of a machine that joined, before it counts as not fit: one that just started may not have all of its
+folders at once. Where it does not reach a storage it has as many as a trial there would have tries (mirror.py)."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a machine must see."""
+class Look:
+    """What stands in the way of training on some machines, a sentence each."""
 
-    paths: tuple[str, ...]
-    urls: tuple[tuple[str, str], ...]
-    """To be read from: setting and URL of each."""
-    home: Mirror | None
-    """To be written to; None where it is no URL."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a machine says."""
-
-    host: str
-    versions: dict[str, str]
-    unseen: tuple[str, ...]
-    """Of the paths that were asked for."""
+    flaws: tuple[str, ...]
+    """They stay until somebody mends them."""
     unreached: tuple[str, ...]
-    """Why a URL cannot be reached, a sentence each."""
+    """A storage that is away may soon be back."""
+    silences: tuple[str, ...]
+    """Of machines that did not answer: they may be fit."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All of it."""
+        return self.flaws + self.unreached + self.silences
 
 
 def check(ready: Ready) -> None:
     """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
     if ready.experiment.run.cluster_address is None:
         return
-    flaws, silent = _look_at(ready, sorted(node["NodeID"] for node in _alive()))
-    if flaws or silent:
-        raise RefusedError(" ".join([*flaws, *silent]))
-
-
-def _look_at(ready: Ready, node_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands in the way of training on these machines, a sentence each; and of those that say nothing."""
-    place = None if ready.home.url else next(each for each in ready.folder.parents if each.is_dir())
-    with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-") as probe:
-        paths = _needed(ready) | ({} if place is None else {probe.name: _unshared_storage(ready)})
-        asked = Asked(tuple(paths), _urls(ready), ready.home if ready.home.url else None)
-        answers, found, silent = _ask(node_ids, asked)
-    here = _versions()
-    for answer in answers:
-        others = [
-            f"{name} {version} (here {here[name]})"
-            for name, version in answer.versions.items()
-            if version != here[name]
-        ]
-        if others:
-            found.append(
-                f"All machines must have the same versions, but {answer.host} has {', '.join(others)}; install what "
-                "constraints.txt says on every one, for the same Python."
-            )
-        found += [f"{paths[path]}: {answer.host} does not see it." for path in answer.unseen]
-        found += [f"On {answer.host}: {reason}" for reason in answer.unreached]
-    return found, [
-        f"The machine {node} of the cluster gives no answer within {SECONDS_TO_ANSWER:g} s." for node in silent
-    ]
+    if found := _look_at(ready, sorted(probes.staying()), threading.Event()).all:
+        raise RefusedError(" ".join(found))
 
 
 @contextmanager
 def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, machines that join later are asked, too, where they have room for a worker.
+    """While the block runs, machines that join later are asked, too, where they have room for a worker: side by side,
+    since a silent one would hide that another is not fit.
 
     One that is not fit, however often it is asked, is a reason to halt: Ray would send it trial after trial, since each
     fails there at once and makes room for the next, or keeps its checkpoints where nobody finds them.
@@ -106,39 +64,111 @@ def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Call
     if ready.experiment.run.cluster_address is None:
         yield
         return
-    done: set[str] = set()  # none yet: others may have joined since those were asked before the start
-    num_looks: Counter[str] = Counter()
-    told: set[str] = set()
     ended = threading.Event()
 
-    def look() -> None:
+    def notice() -> None:
+        asked: dict[str, threading.Thread] = {}  # none yet: others may have joined since those of the start were asked
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            new = {node["NodeID"] for node in _alive() if slots.holds_worker(machine_of(node))} - done
-            for node in sorted(new):
-                if ended.is_set():
-                    return
-                try:
-                    flaws, silent = _look_at(ready, [node])
-                except (OSError, RayError) as error:  # this machine cannot ask now, and does so again
-                    log.info("%s could not be asked: %s", node, error)
-                    continue
-                num_looks[node] += 1
-                if flaws and num_looks[node] >= NUM_LOOKS:
-                    halt(f"a machine joined that is not fit to train: {' '.join(flaws).rstrip('.')}")
-                if not flaws and (not silent or num_looks[node] >= NUM_LOOKS):
-                    done.add(node)
-                for text in {*flaws, *silent} - told:
-                    told.add(text)
-                    log.warning("A machine that joined: %s", text)
-                    say(f"A machine that joined: {text}")
+            try:
+                there = probes.staying()
+            except RayError as error:  # its head is away: it comes back, or the search ends
+                log.info("The machines could not be counted: %s", error)
+                continue
+            for node in sorted(there.keys() - asked):
+                if slots.holds_worker(machine_of(there[node])):
+                    asked[node] = threading.Thread(
+                        target=_ask_until_fit,
+                        args=(ready, node, ended, halt, say),
+                        name=f"newcomer-{node}",
+                        daemon=True,
+                    )
+                    asked[node].start()
+        for thread in asked.values():
+            thread.join()
 
-    thread = threading.Thread(target=look, name="newcomers", daemon=True)
+    thread = threading.Thread(target=notice, name="newcomers", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+def _ask_until_fit(
+    ready: Ready, node: str, ended: threading.Event, halt: Callable[[str], None], say: Callable[[str], None]
+) -> None:
+    """Looks at a machine until it is fit, has gone, or was silent too often; halts where it stays unfit."""
+    num_flawed = num_unreached = num_silent = 0
+    told: set[str] = set()
+    while not ended.is_set():
+        try:
+            look = _look_at(ready, [node], ended)
+        except (OSError, RayError) as error:  # this machine cannot ask now, and does so again
+            log.info("%s could not be asked: %s", node, error)
+            ended.wait(SECONDS_BETWEEN_LOOKS)
+            continue
+        if ended.is_set():
+            return
+        num_flawed += bool(look.flaws)
+        num_unreached += bool(look.unreached)
+        num_silent += bool(look.silences)
+        # What is unreached is told once: it names the file that was tried, another one at each look.
+        for text in look.flaws + look.silences + (look.unreached if num_unreached == 1 else ()):
+            if text not in told:
+                told.add(text)
+                log.warning("A machine that joined: %s", text)
+                say(f"A machine that joined: {text}")
+        if num_flawed >= NUM_LOOKS or num_unreached >= mirror.NUM_TRIES:
+            halt(f"a machine joined that is not fit to train: {' '.join(look.flaws + look.unreached).rstrip('.')}")
+            return
+        if not look.all or num_silent >= NUM_LOOKS:
+            return
+        ended.wait(SECONDS_BETWEEN_LOOKS)
+
+
+def _look_at(ready: Ready, node_ids: Sequence[str], ended: threading.Event) -> Look:
+    """What these machines lack. Those that have gone meanwhile, or are about to go, lack nothing."""
+    place = None if ready.home.url else next(each for each in ready.folder.parents if each.is_dir())
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".probe-") as probe:
+        paths = _needed(ready) | ({} if place is None else {probe.name: _unshared_storage(ready)})
+        asked = probes.Asked(tuple(paths), _urls(ready), ready.home if ready.home.url else None)
+        heard = probes.ask(node_ids, asked, ended)
+    flaws: list[str] = []
+    unreached: list[str] = []
+    silences: list[str] = []
+    remedy = "mend it, or take it out of the cluster"
+    there = probes.staying()
+    for node in [each for each in heard if each in there]:
+        machine = f"The machine {there[node]['NodeManagerHostname']} ({there[node]['NodeManagerAddress']})"
+        match heard[node]:
+            case Answer() as answer:
+                flaws += _flaws_of(answer, paths)
+                unreached += [f"On {answer.host}: {reason}" for reason in answer.unreached]
+            case RayTaskError() | RuntimeEnvSetupError() as error:
+                reason = str(error).strip().splitlines()[-1]
+                flaws.append(f"{machine} cannot run this package: {reason}; install what constraints.txt says there.")
+            case RayError() as error:
+                reason = str(error).strip().splitlines()[0].rstrip(".")
+                silences.append(f"{machine} could not be asked: {reason}; {remedy}.")
+            case None:
+                silences.append(f"{machine} gives no answer within {probes.SECONDS_TO_ANSWER:g} s; {remedy}.")
+    return Look(tuple(flaws), tuple(unreached), tuple(silences))
+
+
+def _flaws_of(answer: Answer, paths: Mapping[str, str]) -> Iterator[str]:
+    """`paths` as `_needed` gives them."""
+    here = probes.versions()
+    others = [
+        f"{name} {version} (here {here[name]})" for name, version in answer.versions.items() if version != here[name]
+    ]
+    if others:
+        yield (
+            f"All machines must have the same versions, but {answer.host} has {', '.join(others)}; install what "
+            "constraints.txt says on every one, for the same Python."
+        )
+    for path in answer.unseen:
+        yield f"{paths[path]}: {answer.host} does not see it."
 
 
 def _needed(ready: Ready) -> dict[str, str]:
@@ -164,67 +194,3 @@ def _unshared_storage(ready: Ready) -> str:
         f"`run.storage` (={ready.experiment.run.storage}) must be one folder that every machine sees, or a URL "
         f"({' or '.join(remote.SCHEMES)}), since a file that is written here shall be read there"
     )
-
-
-def _alive() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _ask(node_ids: Sequence[str], asked: Asked) -> tuple[list[Answer], list[str], list[str]]:
-    """What the machines say, why some of them cannot, a sentence each, and those that are silent. Those that have gone
-    meanwhile are none of these.
-    """
-    looks = {
-        _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(asked): node
-        for node in node_ids
-    }
-    done, silent = ray.wait(list(looks), num_returns=len(looks), timeout=SECONDS_TO_ANSWER)
-    answers: list[Answer] = []
-    failed: dict[str, RayError] = {}
-    for each in done:
-        try:
-            answers.append(ray.get(each))
-        except (RayTaskError, RuntimeEnvSetupError) as error:
-            failed[looks[each]] = error
-        except RayError as error:  # its process died, or it has gone: that says nothing of what is installed there
-            log.info("%s gave no answer: %s", looks[each], error)
-            silent.append(each)
-    alive = {node["NodeID"] for node in _alive()}
-    reasons = [
-        f"The machine {node} of the cluster cannot run this package: {str(error).strip().splitlines()[-1]}; install "
-        "what constraints.txt says there."
-        for node, error in failed.items()
-        if node in alive
-    ]
-    return answers, reasons, [looks[each] for each in silent if looks[each] in alive]
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _look(asked: Asked) -> Any:
-    return Answer(
-        host=f"{socket.gethostname()} ({ray.util.get_node_ip_address()})",
-        versions=_versions(),
-        unseen=tuple(path for path in asked.paths if not Path(path).exists()),
-        unreached=tuple(_unreached(asked)),
-    )
-
-
-def _unreached(asked: Asked) -> Iterator[str]:
-    checks = [partial(remote.check_readable, url, setting) for setting, url in asked.urls]
-    for check_url in checks if asked.home is None else [asked.home.check_writable, *checks]:
-        try:
-            check_url()
-        except ValueError as error:
-            yield str(error)
-
-
-def _versions() -> dict[str, str]:
-    return {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
-def _version(package: str) -> str:
-    """Without what is behind `+`: a CPU's build of torch beside a GPU's is fine."""
-    try:
-        return metadata.version(package).split("+")[0]
-    except metadata.PackageNotFoundError:
-        return "missing"

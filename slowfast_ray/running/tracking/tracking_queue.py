@@ -23,7 +23,7 @@ SECONDS_TO_PROBE = 5
 MAX_FAILURES = 3
 """An entry that fails so often while the store answers lets the others pass: it stays unsent, and is tried again by the
 next flush."""
-SECONDS_OF_SILENCE = 5.0
+SECONDS_OF_SILENCE = 15.0
 """A flush that takes longer says so."""
 
 
