@@ -18,7 +18,7 @@ import ray
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import preflight
 from slowfast_ray.running.folders import mirror
-from slowfast_ray.running.nodes import node_check, probes
+from slowfast_ray.running.nodes import machines, node_check, probes
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.refusals import RefusedError
@@ -57,7 +57,7 @@ class Joined:
 
 @contextmanager
 def joined(log: Path, **environment: str) -> Iterator[Joined]:
-    known = set(probes.staying())
+    known = set(machines.staying())
     command = [RAY, "start", "--address", ray.get_runtime_context().gcs_address, "--num-cpus", "3", "--block"]
     with log.open("w") as said:
         process = subprocess.Popen(
@@ -66,9 +66,9 @@ def joined(log: Path, **environment: str) -> Iterator[Joined]:
             stdout=said,
             stderr=subprocess.STDOUT,
         )
-    wait(lambda: process.poll() is not None or bool(probes.staying().keys() - known))
+    wait(lambda: process.poll() is not None or bool(machines.staying().keys() - known))
     assert process.poll() is None, log.read_text()
-    (node,) = probes.staying().keys() - known
+    (node,) = machines.staying().keys() - known
     (raylet,) = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name() == "raylet"]
     try:
         yield Joined(node, raylet)
@@ -77,7 +77,7 @@ def joined(log: Path, **environment: str) -> Iterator[Joined]:
             raylet.resume()
         process.terminate()
         process.wait()
-        wait(lambda: node not in probes.staying())
+        wait(lambda: node not in machines.staying())
 
 
 @pytest.fixture

@@ -43,9 +43,14 @@ def joined() -> Machines:
 
 
 def now() -> tuple[Machine, ...]:
-    """Those that are alive and stay: one that is being drained takes no more work."""
+    """Those that are alive and stay."""
+    return tuple(machine_of(node) for node in staying().values())
+
+
+def staying() -> dict[str, Mapping[str, Any]]:
+    """Those that are alive and stay, by their ids: one that is being drained takes no more work."""
     leaving = state.state.get_draining_nodes()
-    return tuple(machine_of(node) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving)
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
 
 
 def machine_of(node: Mapping[str, Any]) -> Machine:

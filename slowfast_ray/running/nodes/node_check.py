@@ -13,8 +13,7 @@ from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
 from slowfast_ray.data import remote
 from slowfast_ray.running.folders import mirror
-from slowfast_ray.running.nodes import probes
-from slowfast_ray.running.nodes.machines import machine_of
+from slowfast_ray.running.nodes import machines, probes
 from slowfast_ray.running.nodes.probes import Answer
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
@@ -49,7 +48,7 @@ def check(ready: Ready) -> None:
     """Raises RefusedError with what the machines of a joined cluster lack; nothing for Ray on this machine alone."""
     if ready.experiment.run.cluster_address is None:
         return
-    if found := _look_at(ready, sorted(probes.staying()), threading.Event()).all:
+    if found := _look_at(ready, sorted(machines.staying()), threading.Event()).all:
         raise RefusedError(" ".join(found))
 
 
@@ -70,12 +69,12 @@ def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Call
         asked: dict[str, threading.Thread] = {}  # none yet: others may have joined since those of the start were asked
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
             try:
-                there = probes.staying()
+                there = machines.staying()
             except RayError as error:  # its head is away: it comes back, or the search ends
                 log.info("The machines could not be counted: %s", error)
                 continue
             for node in sorted(there.keys() - asked):
-                if slots.holds_worker(machine_of(there[node])):
+                if slots.holds_worker(machines.machine_of(there[node])):
                     asked[node] = threading.Thread(
                         target=_ask_until_fit,
                         args=(ready, node, ended, halt, say),
@@ -138,7 +137,7 @@ def _look_at(ready: Ready, node_ids: Sequence[str], ended: threading.Event) -> L
     unreached: list[str] = []
     silences: list[str] = []
     remedy = "mend it, or take it out of the cluster"
-    there = probes.staying()
+    there = machines.staying()
     for node in [each for each in heard if each in there]:
         machine = f"The machine {there[node]['NodeManagerHostname']} ({there[node]['NodeManagerAddress']})"
         match heard[node]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import state
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -52,12 +51,6 @@ class Answer:
     """Of the paths that were asked for."""
     unreached: tuple[str, ...]
     """Why a URL cannot be reached, a sentence each."""
-
-
-def staying() -> dict[str, dict[str, Any]]:
-    """By their ids, the machines that are alive and stay: one that is being drained takes no more work."""
-    leaving = state.state.get_draining_nodes()
-    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
 
 
 def ask(node_ids: Sequence[str], asked: Asked, ended: threading.Event) -> dict[str, Answer | RayError | None]:
