@@ -19,7 +19,7 @@ tune: $(READY)
 test: test-fast
 	$(VENV)/bin/python -m pytest -m "ray and not slow and not cluster"
 
-# Everything that starts no Ray: four to eight minutes on two cores.
+# Everything that starts no Ray: three to seven minutes on two cores.
 test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray and not slow and not cluster" --numprocesses auto --dist worksteal
 

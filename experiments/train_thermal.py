@@ -17,7 +17,6 @@ from pathlib import Path
 
 from slowfast_ray.data import remote
 from slowfast_ray.learning import checkpoint
-from slowfast_ray.learning.learner import UnfitDeviceError
 from slowfast_ray.learning.step import DoesNotFitError
 from slowfast_ray.running import commands, follow_ups, preflight, summary
 from slowfast_ray.running.flags import TrainFlags
@@ -26,6 +25,7 @@ from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.progress import TrainView
 from slowfast_ray.running.refusals import RefusedError
 from slowfast_ray.running.training import plan, sanity, trainer, worker
+from slowfast_ray.running.training.verdicts import UnfitMachineError
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         batch_size=ready.experiment.learning.batch_size,
     )
     # What a setting alone brings about is said in one line; anything else is a bug, and keeps its traceback.
-    with commands.exits_cleanly(RefusedError, UnfitDeviceError, DoesNotFitError, FloatingPointError), view:
+    with commands.exits_cleanly(RefusedError, UnfitMachineError, DoesNotFitError, FloatingPointError), view:
         try:
             outcome = trainer.fit(
                 ready, flags.metric, resume=flags.resume, verbose=flags.verbose, on_row=view.update, on_step=view.step

@@ -175,7 +175,7 @@ def test_a_run_that_finds_no_room_says_so_too(
     with caplog.at_level(logging.WARNING, "slowfast_ray"):
         trainer.fit(ready, "val/top1", on_row=lambda row: None)
     notes = [each.getMessage() for each in caplog.records if "has had room" in each.getMessage()]
-    assert len(notes) >= 1
+    assert notes, "and perhaps again, at this pace, while Ray Train ends what trained"
     assert "it asks for 2 workers with 1 CPU core(s), and the cluster has 0 CPUs" in notes[0]
     assert checkpoint.newest(ready.folder) is not None, "it began once there was room"
 

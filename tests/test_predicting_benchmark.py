@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 import torch
 
 from slowfast_ray.experiment import LAPTOP
@@ -24,10 +25,11 @@ def test_the_script_prints_every_way_side_by_side(
     tiny = smallest.override({"learning.precision": "bf16"})  # as the gpu preset has it
     num_threads = torch.get_num_threads()
     monkeypatch.setattr(predicting, "PRESETS", {"laptop": tiny})
-    monkeypatch.setenv("COLUMNS", "160")
+    rich.reconfigure(width=160)  # an earlier test may have made the console, as wide as it was then
     flags = ["--preset", "laptop", "--seconds", "0", "--num-frames", "64", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["predicting.py", *flags])
     predicting.main()
+    rich.reconfigure()
     torch.set_num_threads(num_threads)
     printed = capsys.readouterr().out
     for way in ("eager, bf16", "torch.export", "ONNX Runtime, CPU"):

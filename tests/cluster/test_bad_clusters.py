@@ -44,7 +44,7 @@ def refusal(machine: Machine, experiment: Experiment, *flags: str, script: str =
     command = [BIN / "python", path, *flags_of(experiment), "--name", "refused", "--run.address", HEAD, *flags]
     process = machine.start(command)
     try:
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=900)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

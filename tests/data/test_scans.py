@@ -206,14 +206,16 @@ def test_a_long_scan_tells_how_far_it_is(
 FORK = multiprocessing.get_context("fork")
 
 
-def slowly(paths: list[Path], tally: Path) -> None:
-    """Scans as a process of its own does, with a line in `tally` for each recording that it looked at itself."""
+def slowly(paths: list[Path], tally: Path, seconds: float) -> None:
+    """Scans as a process of its own does, with a line in `tally` for each recording that it looked at itself, for so
+    many seconds.
+    """
     real = scans._found_in
 
     def found_in(path: Path) -> object:
         with tally.open("a") as file:
             file.write(f"{path.name}\n")
-        time.sleep(0.3)
+        time.sleep(seconds)
         return real(path)
 
     scans._found_in = found_in  # pyright: ignore
@@ -224,7 +226,7 @@ def slowly(paths: list[Path], tally: Path) -> None:
 def test_processes_that_start_together_scan_each_recording_once(tmp_path: Path) -> None:
     paths = [damaged(tmp_path / f"{name}.h5") for name in "abc"]
     tally = tmp_path / "tally"
-    processes = [FORK.Process(target=slowly, args=(paths, tally)) for _ in range(4)]
+    processes = [FORK.Process(target=slowly, args=(paths, tally, 0.3)) for _ in range(4)]
     for each in processes:
         each.start()
     for each in processes:
@@ -235,9 +237,10 @@ def test_processes_that_start_together_scan_each_recording_once(tmp_path: Path) 
 
 def test_a_process_that_is_killed_on_the_way_blocks_nobody(tmp_path: Path) -> None:
     path, tally = damaged(tmp_path / "a.h5"), tmp_path / "tally"
-    process = FORK.Process(target=slowly, args=([path], tally))
+    # It is on the way until it is killed, however late its tally is seen; a daemon, which no failure here waits for.
+    process = FORK.Process(target=slowly, args=([path], tally, 600), daemon=True)
     process.start()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not tally.exists():
         assert time.monotonic() < until
         time.sleep(0.01)

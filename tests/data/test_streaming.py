@@ -344,6 +344,13 @@ def test_a_reading_process_that_is_killed_is_told_and_replaced(root: Path) -> No
     assert assert_same(reader.train(1), batches(in_memory).train(1)) > 1
 
 
+@pytest.fixture
+def patient_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataLoader gives up on a process, and terminates it, after a minute instead of 5 s."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 60.0)
+
+
+@pytest.mark.usefixtures("patient_loaders")
 def test_reading_processes_end_with_their_batches(root: Path) -> None:
     _, streamed = both(root)
     reader = batches(streamed, 2)
@@ -354,6 +361,7 @@ def test_reading_processes_end_with_their_batches(root: Path) -> None:
     assert [each.exitcode for each in processes] == [0, 0], "DataLoader terminates those that it gives up on"
 
 
+@pytest.mark.usefixtures("patient_loaders")
 def test_reading_processes_end_where_an_error_keeps_their_batches_in_a_cycle(root: Path) -> None:
     _, streamed = both(root)
 

@@ -1,4 +1,4 @@
-"""A SlowFast R50 of full width with 400 classes loads in seconds, and in less memory than three times its file."""
+"""A SlowFast R50 of full width with 400 classes loads in less memory than three times its file."""
 
 import json
 import subprocess
@@ -14,16 +14,13 @@ from safetensors.torch import save_file
 from tests.model import weight_files
 from tests.model.weight_files import MM_4X16, PSF_4X16, State, full_size
 
-MAX_SECONDS = 20.0
-"""Of the processor, which other programs on the machine do not lengthen much."""
 MAX_MEMORY = 3.0
 """Of the size of the file."""
 
 MEASURE = """
-import json, os, sys, time
+import json, os, sys
 from pathlib import Path
 from slowfast_ray.model import pretrained
-from slowfast_ray.model.config import ModelConfig
 
 def memory(name):
     found = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
@@ -31,17 +28,13 @@ def memory(name):
 
 def measure(path):
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is there now
-    before, begin = memory("VmRSS"), time.process_time()
+    before = memory("VmRSS")
     weights = pretrained.read(path)
-    seconds = time.process_time() - begin
     for each in weights.state.values():  # mapped memory counts once it is looked at
         each.sum()
-    grown, begin = memory("VmHWM") - before, time.process_time()
-    pretrained.architecture(path, ModelConfig())
     return {
         "width": weights.model.width, "classes": weights.model.num_classes, "missing": weights.report.missing,
-        "unexpected": weights.report.unexpected, "seconds": seconds, "grown": grown,
-        "architecture_seconds": time.process_time() - begin,
+        "unexpected": weights.report.unexpected, "grown": memory("VmHWM") - before,
     }
 
 for line in sys.stdin:
@@ -93,7 +86,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, State], object]]] = {
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.slow
-def test_full_size_loads_in_seconds_and_three_times_its_file(
+def test_full_size_loads_in_less_than_three_times_its_file(
     tmp_path: Path, name: str, measure: Callable[[Path], dict[str, Any]]
 ) -> None:
     fixture, write = WRITERS[name]
@@ -104,7 +97,5 @@ def test_full_size_loads_in_seconds_and_three_times_its_file(
     path.unlink()
     assert size > 130e6
     assert (found["width"], found["classes"], found["missing"], found["unexpected"]) == (1.0, 400, [], [])
-    assert found["seconds"] < MAX_SECONDS
-    assert found["architecture_seconds"] < MAX_SECONDS
     # Less than half the file would mean that nothing was measured.
     assert 0.5 * size < found["grown"] < MAX_MEMORY * size, f"{found['grown'] / size:.2f} of the file"

@@ -81,7 +81,7 @@ def postgres() -> Iterator[str]:
 
 
 def _make_database(port: int) -> None:
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while True:
         try:
             connection = psycopg2.connect(
@@ -138,11 +138,11 @@ class TeamServer:
             self.process = subprocess.Popen(
                 self.command(), env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
-        until = time.monotonic() + 90
+        until = time.monotonic() + 600
         while True:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+                urllib.request.urlopen(f"{self.uri}/health", timeout=10).close()
                 return
             assert time.monotonic() < until, (self.folder / "log").read_text()
             time.sleep(0.1)
@@ -164,7 +164,7 @@ class TeamServer:
             f"{self.uri}/api/2.0/mlflow/users/create",
             json={"username": name, "password": password},
             auth=(BOSS, BOSS_PASSWORD),
-            timeout=30,
+            timeout=300,
         )
         assert answer.status_code == 200, answer.text
 
@@ -174,7 +174,7 @@ def refusal_of(uri: str) -> str:
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"MLflow|tracking|run\.tracking_uri") as caught:
         tracking.check(uri)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60, "MLflow itself tries for 100 s and more"
     error = str(caught.value)
     assert "\n" not in error
     assert not any(secret in error for secret in SECRETS)

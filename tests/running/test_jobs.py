@@ -32,15 +32,22 @@ from tests.running.plain_board import PlainBoard
         (FloatingPointError("The loss became nan."), Ended("failed", "The loss became nan")),
         (UnfitMachineError("on gpu-3: no GPU."), Ended("halt", "on gpu-3: no GPU")),
         (UnfitPrecisionError("on gpu-3: no bf16."), Ended("precision", "on gpu-3: no bf16")),
-        (OSError(errno.ENOSPC, "No space left", "/disk/file"), Ended("halt", "No space left: /disk/file")),
-        (OSError(errno.EDQUOT, "epoch-003 was not saved"), Ended("halt", "epoch-003 was not saved")),
-        (OSError(errno.EIO, "Input/output error", "/disk/file"), None),
         (ConnectionResetError("reset by peer"), None),
         (KeyError("frames"), None),
     ],
 )
 def test_what_no_second_try_can_help(error: Exception, expected: Ended | None) -> None:
     assert verdicts.of(error) == expected
+
+
+def test_a_full_disk_is_its_machines() -> None:
+    with (
+        pytest.raises(UnfitMachineError, match=r"on .*: a disk is full: .*No space left: '/disk/file'"),
+        verdicts.naming_a_full_disk(),
+    ):
+        raise OSError(errno.ENOSPC, "No space left", "/disk/file")
+    with pytest.raises(OSError, match="Input/output error"), verdicts.naming_a_full_disk():
+        raise OSError(errno.EIO, "Input/output error", "/disk/file")
 
 
 @pytest.mark.ray
@@ -95,8 +102,8 @@ def test_of_several_failures_of_a_trial_each_counts_as_what_it_is(tmp_path: Path
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
-def test_where_others_get_on_trials_that_raise_at_once_halt_nothing(tmp_path: Path) -> None:
-    """Quick failures are always ahead of slow epochs: those of a space's odd corner are no fault of the machine."""
+def test_where_epochs_end_on_the_same_machine_trials_that_raise_at_once_halt_nothing(tmp_path: Path) -> None:
+    """Those of a space's odd corner are no fault of the machine."""
 
     def train(config: dict[str, Any]) -> None:
         if config[NAME] != "job-0":
@@ -139,20 +146,22 @@ def test_a_group_is_not_tried_again_where_that_cannot_help(tiny: Experiment) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_precision_that_a_machine_lacks_is_infeasible_where_it_is_sampled_and_halts_where_not(
-    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
     """On a cluster nobody knows before the start on which device a trial will train."""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
+    experiment = tiny.override({"run.num_workers": num_workers})
     settings = SearchConfig(num_trials=4, max_concurrent=1)
     sampled = {"learning.precision": tune.choice(["fp32", "fp16"])}
-    ready = tuner.check(tiny, sampled, settings, name="sampled")
+    ready = tuner.check(experiment, sampled, settings, name="sampled")
     result = tuner.search(ready, sampled, settings)
     assert result.halted == ""
     states = {(trial.sample["learning.precision"], trial.state == "infeasible") for trial in result.trials}
     assert states == {("fp32", False), ("fp16", True)}
-    lr = {"learning.lr": tune.loguniform(1e-3, 0.1)}
-    ready = tuner.check(tiny.override({"learning.precision": "fp16"}), lr, settings, name="asked-for")
-    result = tuner.search(ready, lr, settings)
+    constant = {"learning.lr": tune.loguniform(1e-3, 0.1), "learning.precision": "fp16"}
+    ready = tuner.check(experiment, constant, settings, name="asked-for")
+    result = tuner.search(ready, constant, settings)
     assert "`learning.precision` (=fp16) needs a GPU" in result.halted
     assert [trial.state for trial in result.trials] == ["stopped"]

@@ -1,5 +1,6 @@
 """The machine that drives a search is lost with its disk; another one goes on from what S3 holds."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -40,7 +41,8 @@ def lose(process: subprocess.Popen[str]) -> None:
     """All processes of a driver and its Ray at once, as a power cut would."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for each in family:
-        each.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.Error):  # it may have ended with one of the others
+            each.send_signal(signal.SIGKILL)
     process.communicate()
 
 
@@ -53,7 +55,7 @@ def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
         changes = {"run.storage": "s3://bucket/runs", "data.root": "s3://bucket/data", "data.clip_len": 16}
         experiment = tiny.override({**changes, "learning.num_epochs": 3})
         first = start(experiment, where, own_ray_folder, "--name", "search")
-        until = time.monotonic() + 180
+        until = time.monotonic() + 900
         while not any(name.startswith("trial-001/epoch-002/") for name in s3.names("runs/search")):
             assert first.poll() is None, first.communicate()[0]
             assert time.monotonic() < until
@@ -63,7 +65,7 @@ def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
         shutil.rmtree(tmp_path / "cache")
 
         second = start(experiment, where, own_ray_folder, "--resume", "search")
-        said, _ = second.communicate(timeout=400)
+        said, _ = second.communicate(timeout=1800)
         assert second.returncode == 0, said
         again = s3.names("runs/search")
         assert {name for name in kept if name.startswith("trial-000/") and name.endswith("progress.json")} <= again
@@ -75,7 +77,7 @@ def test_a_search_goes_on_on_another_machine_and_no_finished_trial_is_lost(
         target = tmp_path / "fetched"
         script = ROOT / "experiments" / "fetch_thermal.py"
         fetch = [sys.executable, str(script), "s3://bucket/runs/search", str(target)]
-        subprocess.run(fetch, check=True, env={**os.environ, **where}, timeout=120)
+        subprocess.run(fetch, check=True, env={**os.environ, **where}, timeout=600)
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{target / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * NUM_TRIALS
     assert [sorted(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3]] * NUM_TRIALS

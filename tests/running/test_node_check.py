@@ -114,7 +114,7 @@ def dies_first(folder: Path, num: int) -> None:
 
 
 def wait(is_so: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 400
     while not is_so():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -131,6 +131,7 @@ class Work:
     def begin(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_nobody_waits_at_the_end_for_a_machine_that_is_silent(ready: Ready, joins: Callable[..., Joined]) -> None:
     joins().raylet.suspend()
     told: list[str] = []
@@ -138,7 +139,7 @@ def test_nobody_waits_at_the_end_for_a_machine_that_is_silent(ready: Ready, join
         wait(lambda: num_asked() == 1)
         time.sleep(1)
         began = time.monotonic()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30, "an answer is waited for ten times as long"
     assert told == []
     assert not list(Path(ready.experiment.run.storage).parent.glob("**/.probe-*"))
 
@@ -167,6 +168,7 @@ def test_a_machine_that_lacks_memory_is_refused_as_such(ready: Ready, joins: Cal
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_machine_is_asked_again_where_its_process_dies(
     ready: Ready, joins: Callable[..., Joined], tmp_path: Path
 ) -> None:

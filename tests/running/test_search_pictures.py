@@ -272,8 +272,8 @@ def test_the_page_is_interactive_without_a_network_and_names_do_nothing(evil: Pa
     url = (evil / "search.html").as_uri()
     page.goto(url)
     for stem in SINGLE:
-        assert page.locator(f"section#{stem} .js-plotly-plot .main-svg").first.is_visible()
-        assert page.locator(f"section#{stem} path.point, section#{stem} path.js-line").count() > 0
+        page.locator(f"section#{stem} .js-plotly-plot .main-svg").first.wait_for()  # until it is visible
+        page.locator(f"section#{stem} path.point, section#{stem} path.js-line").first.wait_for(state="attached")
     point = page.locator("#history path.point").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -288,7 +288,6 @@ def test_the_page_is_interactive_without_a_network_and_names_do_nothing(evil: Pa
     assert "Download plot as a PNG" in buttons
     assert not [each for each in buttons if each and ("Share" in each or "Plotly" in each)], "nothing is uploaded"
     page.set_viewport_size({"width": 420, "height": 900})
-    page.set_default_timeout(120_000)
     # Nothing sticks out, once plotly has followed.
     page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth", timeout=120_000)
     assert requested == [url]

@@ -48,7 +48,7 @@ def start(experiment: Experiment, folder: Path, *, num_trials: int = NUM_TRIALS,
 
 def found_by(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What the search found, once it has ended."""
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=2400)
     assert process.returncode == 0, output
     return json.loads(next(line for line in output.splitlines() if line.startswith("FOUND")).removeprefix("FOUND"))
 
@@ -76,7 +76,7 @@ def kill_midway(process: subprocess.Popen[str], folder: Path, seconds: float) ->
         time.sleep(0.05)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
 def test_a_driver_that_is_killed_three_times_loses_and_doubles_nothing(

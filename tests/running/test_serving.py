@@ -31,7 +31,7 @@ from slowfast_ray.running.training import worker
 from tests.running.conftest import ROOT, environment
 from tests.running.other_weights import HEAD_BIAS, judge_again
 
-SECONDS_TO_START = 180
+SECONDS_TO_START = 900
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def started(folder: Path, uri: str, health: str, *words: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
+        server.wait(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +197,12 @@ def test_only_the_wheel_is_needed(run: Path, tmp_path: Path) -> None:
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     build = [sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)]
-    subprocess.run(build, check=True, timeout=300)
+    subprocess.run(build, check=True, timeout=1200)
     (wheel,) = wheels.glob("slowfast_ray-*.whl")
     venv.create(tmp_path / "fresh", with_pip=True)
     python = str(tmp_path / "fresh" / "bin" / "python")
     install = [python, *pip, "install", "--constraint", str(ROOT / "constraints.txt"), str(wheel)]
-    subprocess.run(install, check=True, timeout=1200)
+    subprocess.run(install, check=True, timeout=2400)
     real = os.environ.get("THERMAL_ACTION_DATASET")
     experiment = Experiment.from_json((run / "experiment.json").read_text())
     root = Path(real) if real else dataset.load(experiment.data).root
@@ -223,7 +223,7 @@ print(len(rows), rows["class"].isin({list(dataset.load(experiment.data).classes)
         cwd=elsewhere,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     number, is_known = done.stdout.split()

@@ -99,7 +99,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     # With all that has a memory of its own: momentum, averages, mixing, and gradients that add up.
     experiment = tiny.override(
         {
-            "learning.num_epochs": 4,
+            "learning.num_epochs": 8,  # of which it is killed in one of the first, however late that is seen
             "learning.ema_decay": 0.9,
             "learning.micro_batch": 4,
             "learning.mixup": 0.4,
@@ -118,7 +118,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     done = len(history(tmp_path / "runs" / "killed"))
-    assert 1 <= done < 4, "killed too late to prove anything"
+    assert 1 <= done < 8, "killed too late to prove anything"
     call_script("train_thermal", *flags, "--resume")
     fit(experiment, "whole")
 
@@ -133,7 +133,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_an_uninterrupted_run(
     client = MlflowClient(experiment.run.tracking_uri)
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "val/loss")
-        assert [point.step for point in points] == [1, 2, 3, 4], "each epoch once"
+        assert [point.step for point in points] == list(range(1, 9)), "each epoch once"
 
 
 def all_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -146,7 +146,7 @@ def all_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.
     return average, training
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the process ended too early"

@@ -31,7 +31,7 @@ DefaultHeadPodTemplate in ray-operator/controllers/ray/common/pod.go; Ray's own 
 def here() -> Machines:
     """What this process may use of this machine: what Ray is told to have when it is started on it."""
     # Ray alone counts by control groups, which batch systems may leave as they are, and not by what a process may use.
-    num_cpus = min(num_usable_cpus(), int(get_num_cpus(override_docker_cpu_warning=True)))
+    num_cpus = max(1, min(num_usable_cpus(), int(get_num_cpus(override_docker_cpu_warning=True))))
     return Machines((Machine(num_cpus, torch.cuda.device_count()),))
 
 

@@ -153,6 +153,10 @@ class Study:
         self._running.pop(number, None)
         self._curves.pop(number, None)
 
+    def has_drawn(self, number: int, name: str) -> bool:
+        """Whether a field of a trial was drawn, and is no constant of the space."""
+        return name in self._frozen(number).distributions
+
     def trials(self) -> list[Told]:
         """All trials that began, by number; those of a warm start are not among them."""
         found = self.optuna.get_trials(deepcopy=False, states=_BEGUN)

@@ -79,11 +79,15 @@ class SearchResult:
             return self.halted
         if self._is_cut_short:
             return "the budget was used up before any trial had completed an epoch"
-        return "no trial completed an epoch; the runs in MLflow carry their errors as tags"
+        num_failed = sum(trial.state != "stopped" for trial in self.trials)
+        return (
+            f"no trial completed an epoch, and {num_failed} of {len(self.trials)} failed; the runs in MLflow carry "
+            "their errors as tags"
+        )
 
     @property
     def _is_cut_short(self) -> bool:
-        return any(trial.state == "stopped" for trial in self.trials)
+        return all(trial.state == "stopped" for trial in self.trials)
 
 
 def check(

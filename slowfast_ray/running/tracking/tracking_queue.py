@@ -24,7 +24,7 @@ MAX_FAILURES = 3
 """An entry that fails so often while the store answers lets the others pass: it stays unsent, and is tried again by the
 next flush."""
 SECONDS_OF_SILENCE = 15.0
-"""A flush that takes longer says so."""
+"""A flush that takes longer says so; to draw the first pictures takes seconds on a slow machine."""
 
 
 class Writer(Protocol):

@@ -51,7 +51,8 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
                 if row is None:
                     return
                 note(row)
-            room.look(asked)
+            with suppress(Exception):  # the head is away: rows are waited for all the same
+                room.look(asked)
 
     consumer = threading.Thread(target=consume, name="rows")
     consumer.start()
@@ -128,7 +129,8 @@ def train(
             num_threads=slots.cpus_per_worker,
             gpu_share=slots.gpus_per_worker,
         )
-        with beating(pulse, name, place.rank, experiment.run.hang_timeout_min) as line:
+        hang_timeout_min = experiment.run.hang_timeout_min
+        with verdicts.naming_a_full_disk(), beating(pulse, name, place.rank, hang_timeout_min) as line:
             supplies.read_data(experiment.data)
             worker.train(
                 experiment,

@@ -106,7 +106,8 @@ def _trainable(search: str, objective: str, supplies: Supplies) -> Callable[[dic
                 slots = supplies.slots
                 device = torch.device("cuda" if slots.gpus_per_worker else "cpu")
                 place = Place(device=device, num_threads=slots.cpus_per_worker, gpu_share=slots.gpus_per_worker)
-                with beating(supplies.pulse, name, 0, experiment.run.hang_timeout_min) as line:
+                hang_timeout_min = experiment.run.hang_timeout_min
+                with verdicts.naming_a_full_disk(), beating(supplies.pulse, name, 0, hang_timeout_min) as line:
                     supplies.check_machine(experiment, name)
                     supplies.read_data(experiment.data)
                     worker.train(

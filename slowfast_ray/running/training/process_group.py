@@ -10,6 +10,8 @@ import ray
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.util.placement_group import remove_placement_group
 
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -37,9 +39,15 @@ class OverRaysNetwork(TorchConfig):
 class _OverRaysNetwork(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
         assert isinstance(backend_config, OverRaysNetwork), "its own backend's"
-        worker_group.execute(_call, backend_config.check_machine)
-        worker_group.execute(choose_interface)
-        super().on_start(worker_group, backend_config)
+        try:
+            worker_group.execute(_call, backend_config.check_machine)
+            worker_group.execute(choose_interface)
+            super().on_start(worker_group, backend_config)
+        except Exception:
+            # Ray Train counts the group as started, but does not know it yet: nobody would free what it holds.
+            assert isinstance(worker_group, WorkerGroup), "no group of replicas"
+            remove_placement_group(worker_group.get_worker_group_state().placement_group_handle.placement_group)
+            raise
 
 
 def _call(check_machine: Callable[[], None]) -> None:

@@ -140,7 +140,7 @@ class Watcher(InDriver, tune.Callback):
         """Trials that have told of an epoch."""
         self._stillborn: defaultdict[str, list[str]] = defaultdict(list)
         """By the address of a machine: jobs that raised before their first epoch, time and again, since an epoch was
-        last done there."""
+        last done there. All of them together, and those of which it is not known, since one was last done anywhere."""
         self._room = Room()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
@@ -151,7 +151,8 @@ class Watcher(InDriver, tune.Callback):
         """Notes what a worker group holds, and that a trial got as far as an epoch."""
         if worker.EPOCH in result:
             self._with_epoch.add(trial.trial_id)
-            self._stillborn.pop(result[NODE_IP], None)
+            for machine in ("", result[NODE_IP]):
+                self._stillborn.pop(machine, None)
         if result.get(PLACEMENT_GROUP):
             self._groups[trial.trial_id] = result[PLACEMENT_GROUP]
 
@@ -213,7 +214,8 @@ class Watcher(InDriver, tune.Callback):
 
     def _note_stillborn(self, name: str, error: str) -> None:
         """Where one after the other ends so, it is no trial's fault, and all that are left would."""
-        stillborn = self._stillborn[deaths.machine_of(error)]
+        # Until one has got so far anywhere, the fault may be that of the data or the program, on all machines.
+        stillborn = self._stillborn[deaths.machine_of(error) if self._with_epoch else ""]
         stillborn.append(name)
         if len(stillborn) == MAX_STILLBORN:
             names = ", ".join(stillborn)

@@ -1,6 +1,9 @@
 """What a training ends by so that no second try can help: the settings of a trial, or a machine that is not fit."""
 
 import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +22,17 @@ class UnfitMachineError(ValueError):
 
 class UnfitPrecisionError(UnfitMachineError):
     """A machine cannot compute in `learning.precision`."""
+
+
+@contextmanager
+def naming_a_full_disk() -> Iterator[None]:
+    """In a worker, while it trains: a full disk is its machine's, and whatever is trained there next ends just so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UnfitMachineError(f"on {socket.gethostname()}: a disk is full: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,5 @@ def of(error: BaseException) -> Ended | None:
             return Ended("precision", said)
         case UnfitMachineError():
             return Ended("halt", said)
-        case OSError(errno=number) if number in _NO_ROOM:
-            where = f": {error.filename}" if error.filename else ""
-            return Ended("halt", f"{error.strerror}{where}")
         case _:
             return None

@@ -101,7 +101,6 @@ def _train(
     *,
     replay: bool,
 ) -> None:
-    wiring.check_device(place.device)
     device, folder = provenance.device_name(place.device), home.folder
     log.info("Training in %s on %s, as one of %d worker(s).", folder, device, place.num_workers)
 
