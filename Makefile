@@ -24,7 +24,7 @@ test-fast: $(READY)
 	$(VENV)/bin/python -m pytest -m "not ray and not slow and not cluster" --numprocesses auto --dist worksteal
 
 # Searches that are killed, an MLflow that is away, a database, a fresh environment: 20 minutes on two cores, up to an
-# hour on slow ones.
+# hour on slow ones. Those that start a Ray come one after the other.
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m "slow and not ray" --numprocesses auto --dist worksteal
 	$(VENV)/bin/python -m pytest -m "slow and ray"
