@@ -124,7 +124,7 @@ def test_a_trial_whose_machine_goes_away_goes_on_elsewhere(
 def test_a_group_that_loses_a_machine_goes_on_with_another(
     tiny: Experiment, tmp_path: Path, made_up_root: Path
 ) -> None:
-    experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 10, "run.num_workers": 2})
+    experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 4, "run.num_workers": 2})
     folder = tmp_path / "runs" / "search"
     with hosts.network(4, shared=[tmp_path, made_up_root], **QUICK) as (head, one, other, late):
         assert head.ray_start(num_cpus=0) == HEAD

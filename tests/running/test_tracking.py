@@ -377,7 +377,6 @@ import pathlib, sys, time
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.running.tracking.tracking import Tracker
 uri, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-longest = 0.0
 with Tracker(uri, folder) as tracker:
     search = tracker.open(folder.name, LAPTOP, folder)
     for number in range(3):
@@ -385,10 +384,11 @@ with Tracker(uri, folder) as tracker:
         for epoch in range(1, 21):
             started = time.monotonic()
             tracker.log_epoch(trial, epoch, {"val/top1": 0.01 * epoch, "val/loss": 1.0 / epoch})
-            longest = max(longest, time.monotonic() - started)
+            # One that waited for the store would take the 20 s that MLflow waits there.
+            assert time.monotonic() - started < 10, "a call costs a line on disk, whatever the others write"
         tracker.end(trial, "finished")
     tracker.end(search, "finished")
-    print(tracker.num_unsent, longest, flush=True)
+    print(tracker.num_unsent, flush=True)
     sys.stdin.readline()
 print(tracker.num_unsent)
 """
@@ -406,10 +406,8 @@ def test_searches_that_share_an_sqlite_file_lose_nothing_and_wait_for_nobody(uri
         ]
         for search in searches:
             assert search.stdout is not None
-            num_unsent, longest = search.stdout.readline().split()
-            assert int(num_unsent) == 1 + 3 * 22 + 1, "the store takes nothing while another one writes"
-            # A call costs a line on disk. One that waited for the store would take the 20 s that MLflow waits there.
-            assert float(longest) < 10
+            num_told = 1 + 3 * (1 + 20 + 1) + 1
+            assert search.stdout.readline() == f"{num_told}\n", "the store takes nothing while another one writes"
     for search in searches:  # both send now, at once
         assert search.stdin is not None
         search.stdin.write("\n")
