@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import ray.train
@@ -116,6 +115,11 @@ def train(
     """
     slots, pulse = supplies.slots, supplies.pulse
 
+    hang_timeout_min = experiment.run.hang_timeout_min
+
+    def check_machine() -> None:
+        supplies.check_machine(experiment, name)
+
     def train_share(_: dict[str, Any]) -> None:
         home = supplies.home_of(experiment, name)
         context = ray.train.get_context()
@@ -129,7 +133,6 @@ def train(
             num_threads=slots.cpus_per_worker,
             gpu_share=slots.gpus_per_worker,
         )
-        hang_timeout_min = experiment.run.hang_timeout_min
         with verdicts.naming_a_full_disk(), beating(pulse, name, place.rank, hang_timeout_min) as line:
             supplies.read_data(experiment.data)
             worker.train(
@@ -147,10 +150,7 @@ def train(
     trainer = TorchTrainer(
         train_share,
         train_loop_config={},
-        torch_config=OverRaysNetwork(
-            timeout_s=round(experiment.run.hang_timeout_min * 60),
-            check_machine=partial(supplies.check_machine, experiment, name),
-        ),
+        torch_config=OverRaysNetwork(timeout_s=round(hang_timeout_min * 60), check_machine=check_machine),
         scaling_config=ScalingConfig(
             num_workers=experiment.run.num_workers,
             use_gpu=slots.gpus_per_worker > 0,

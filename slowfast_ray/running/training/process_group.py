@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import ray
@@ -16,9 +16,6 @@ from ray.util.placement_group import remove_placement_group
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-def _any_will_do() -> None: ...
-
-
 @dataclass
 class OverRaysNetwork(TorchConfig):
     """Torch's process group on the interface that has the address by which Ray knows each machine.
@@ -27,7 +24,7 @@ class OverRaysNetwork(TorchConfig):
     often Docker's.
     """
 
-    check_machine: Callable[[], None] = _any_will_do
+    check_machine: Callable[[], None] = field(kw_only=True)
     """Called in each worker's process, before it is asked to talk over its GPU; what it raises is not tried again."""
 
     @property
@@ -40,7 +37,7 @@ class _OverRaysNetwork(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
         assert isinstance(backend_config, OverRaysNetwork), "its own backend's"
         try:
-            worker_group.execute(_call, backend_config.check_machine)
+            worker_group.execute(backend_config.check_machine)
             worker_group.execute(choose_interface)
             super().on_start(worker_group, backend_config)
         except Exception:
@@ -48,11 +45,6 @@ class _OverRaysNetwork(_TorchBackend):
             assert isinstance(worker_group, WorkerGroup), "no group of replicas"
             remove_placement_group(worker_group.get_worker_group_state().placement_group_handle.placement_group)
             raise
-
-
-def _call(check_machine: Callable[[], None]) -> None:
-    """In a worker's process: Ray Train asks what it executes for a name, which a partial function has not."""
-    check_machine()
 
 
 def choose_interface() -> None:

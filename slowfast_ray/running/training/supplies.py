@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.actor import ActorHandle
 
 from slowfast_ray.data import dataset
@@ -19,7 +20,6 @@ from slowfast_ray.running.folders import begun, mirror
 from slowfast_ray.running.folders.mirror import Mirror
 from slowfast_ray.running.nodes import cluster, node_frames
 from slowfast_ray.running.nodes.slots import Slots
-from slowfast_ray.running.training import wiring
 from slowfast_ray.running.training.pulse import Watch
 from slowfast_ray.running.training.verdicts import UnfitMachineError, UnfitPrecisionError
 
@@ -53,10 +53,11 @@ class Supplies:
                 f"a URL, but {home.folder} is not there as it is where the run was started"
             )
         device = cluster.device_of_process()
-        try:
-            wiring.check_device(device)
-        except UnfitDeviceError as error:
-            raise UnfitMachineError(f"on {host}: {error}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UnfitMachineError(
+                f"on {host}: A GPU was given to this process, but torch {torch.__version__} cannot use it: it is a "
+                "build for CPUs, or one for a newer driver; install one that fits, or say --run.gpus-per-worker 0."
+            )
         try:
             check_precision(experiment.learning, device)
         except UnfitDeviceError as error:

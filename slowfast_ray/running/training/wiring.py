@@ -11,7 +11,7 @@ from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.learning import step
 from slowfast_ray.learning.counts import Counts
-from slowfast_ray.learning.learner import Learner, UnfitDeviceError
+from slowfast_ray.learning.learner import Learner
 from slowfast_ray.learning.loss import Loss
 from slowfast_ray.model import freezing, pretrained, slowfast
 from slowfast_ray.model.config import ModelConfig
@@ -38,15 +38,6 @@ class Place:
 def device_of(run: RunConfig) -> torch.device:
     """For a run in this process: a GPU where there is one, unless it shall have none."""
     return torch.device("cuda" if run.gpus_per_worker != 0 and torch.cuda.is_available() else "cpu")
-
-
-def check_device(device: torch.device) -> None:
-    """Raises UnfitDeviceError where torch cannot use the GPU that Ray gave to this process."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnfitDeviceError(
-            f"A GPU was given to this process, but torch {torch.__version__} cannot use it: it is a build for CPUs, or "
-            "one for a newer driver; install one that fits, or say --run.gpus-per-worker 0."
-        )
 
 
 def with_classes(experiment: Experiment, data: Dataset) -> Experiment:
