@@ -1,8 +1,9 @@
-"""Ray's agent on the driver's own machine dies: the search ends, which would wait for ever, and can go on."""
+"""Ray's own processes on the driver's machine die: a search ends, which would wait for ever, and can go on."""
 
 import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -58,3 +59,34 @@ def test_a_search_whose_own_ray_dies_ends_and_can_go_on(tiny: Experiment, tmp_pa
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/runs/search/study.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     assert [sorted(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3, 4]] * 2
+
+
+END_WITHOUT_A_HEAD = """
+import sys
+import time
+
+import psutil
+import ray
+
+from slowfast_ray.running.training.pulse import Watch
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1])
+with Watch(0.02) as watch:
+    ray.get(watch.pulse.restarts.remote())
+    family = {(each.cmdline() or [""])[0]: each for each in psutil.Process().children(recursive=True)}
+    for program, process in family.items():
+        if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
+            process.kill()
+    time.sleep(5)  # until it asks what has become of this machine
+print("MLflow can be told")
+"""
+
+
+def test_the_end_does_not_wait_for_a_head_that_ended_too() -> None:
+    # Batch systems send SIGTERM to all processes of a job; 60 s without its head, Ray ends this one, too.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", END_WITHOUT_A_HEAD, folder], capture_output=True, text=True, timeout=600, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "MLflow can be told"

@@ -32,6 +32,9 @@ SHIPPED = ("slowfast_ray", "search_spaces")
 """Packages that every machine of a joined cluster gets as they are here, whatever is installed there."""
 
 SECONDS_TO_ANSWER = 10.0
+SECONDS_TO_LET_GO = 10.0
+"""How long the end of a run waits for its own threads that ask Ray. A signal that ended this process may have ended
+Ray's head, too: they wait for it then, and after 60 s without it Ray ends this process, before MLflow is told."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

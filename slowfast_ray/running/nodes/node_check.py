@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 
 from slowfast_ray.data import remote
 from slowfast_ray.running.folders import mirror
-from slowfast_ray.running.nodes import machines, probes
+from slowfast_ray.running.nodes import cluster, machines, probes
 from slowfast_ray.running.nodes.probes import Answer
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
@@ -91,7 +91,7 @@ def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Call
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(cluster.SECONDS_TO_LET_GO)
 
 
 def _ask_until_fit(

@@ -9,6 +9,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running.folders import begun
+from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.training import verdicts, worker
@@ -45,15 +47,19 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
 
     def consume() -> None:
         while True:
-            with suppress(Empty):
+            try:
                 row = rows.get(timeout=SECONDS_BETWEEN_LOOKS)
                 if row is None:
                     return
                 note(row)
+            except Empty:
+                pass
+            except RayError:  # the queue has died; the run ends, too, once its controller has a row for it
+                return
             with suppress(Exception):  # the head is away: rows are waited for all the same
                 room.look(asked)
 
-    consumer = threading.Thread(target=consume, name="rows")
+    consumer = threading.Thread(target=consume, name="rows", daemon=True)
     consumer.start()
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
@@ -66,8 +72,9 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_ctrl_c)  # Ray Train leaves its own, which ends a training that is over
-        rows.put(None)
-        consumer.join()
+        with suppress(RayError):  # the signal that ended this process has ended the queue's, too
+            rows.put(None)
+        consumer.join(cluster.SECONDS_TO_LET_GO)
 
 
 class ForwardRows(UserCallback):

@@ -23,6 +23,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.training.worker import Row
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(cluster.SECONDS_TO_LET_GO)
         ray.kill(self.pulse)
 
     def why(self, run: str) -> str:
@@ -158,7 +159,9 @@ class Watch:
                     self._end(worker)
                 self._restarts += ray.get(self.pulse.restarts.remote())
             except RayError:
-                if not self._is_here():
+                if self._ended.is_set():
+                    return
+                if not self._is_here() and not self._ended.is_set():
                     log.error("Ray's agent on this machine died, so that nothing can be started: go on with --resume.")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
