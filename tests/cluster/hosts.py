@@ -25,7 +25,9 @@ BIN = Path(sys.executable).parent
 COVERED = ("/tmp", "/run", "/home", "/dev/shm")
 SUBNET = "10.77.0"
 RAY_PORT = 6379
-SECONDS = 10.0
+AGENT_PORTS = ("--dashboard-agent-grpc-port=6401", "--metrics-export-port=6402", "--runtime-env-agent-port=6403")
+"""Left to choose, Ray's agents have 15 s to tell theirs, or the machine does not start."""
+SECONDS = 60.0
 """A machine that has not started or ended by then never will."""
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount")
 REFUSALS = ("not permitted", "denied", "not supported", "Unknown device type")
@@ -123,7 +125,7 @@ class Machine:
             role = [f"--address={head.address}:{RAY_PORT}"]
         own = [f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}", "--object-store-memory=100000000"]
         own += [f"--num-gpus={num_gpus}"] if num_gpus else []
-        self.run([BIN / "ray", "start", *role, *own, "--disable-usage-stats"])
+        self.run([BIN / "ray", "start", *role, *own, *AGENT_PORTS, "--disable-usage-stats"])
         return f"{self.address}:{RAY_PORT}"
 
     def claims(self, package: str, version: str) -> None:

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.cluster
 HEAD = f"{hosts.SUBNET}.1:{hosts.RAY_PORT}"
 
 QUICK = {
-    # A machine that does not answer is given up after 8 s; by default, after 65 s.
+    # A machine that does not answer is given up after 15 s; by default, after 65 s.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_failure_threshold": "6",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
 }
 
@@ -124,7 +124,7 @@ def test_a_trial_whose_machine_goes_away_goes_on_elsewhere(
 def test_a_group_that_loses_a_machine_goes_on_with_another(
     tiny: Experiment, tmp_path: Path, made_up_root: Path
 ) -> None:
-    experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 4, "run.num_workers": 2})
+    experiment = tiny.override({"data.clip_len": 16, "learning.num_epochs": 6, "run.num_workers": 2})
     folder = tmp_path / "runs" / "search"
     with hosts.network(4, shared=[tmp_path, made_up_root], **QUICK) as (head, one, other, late):
         assert head.ray_start(num_cpus=0) == HEAD
@@ -132,7 +132,8 @@ def test_a_group_that_loses_a_machine_goes_on_with_another(
         joins(other, head)
         head.environment["RAY_ADDRESS"] = HEAD
         search = started(head, experiment, 2, tmp_path)
-        wait(lambda: 2 in epochs_of(folder / "trial-000"), search)
+        # Its first checkpoint, so that it goes on from one, and most epochs are left to lose the machine in.
+        wait(lambda: any((folder / "trial-000").glob("epoch-*")), search)
         one.kill()
         joins(late, head)
         said, _ = search.communicate(timeout=1500)
@@ -145,7 +146,7 @@ def test_a_group_that_loses_a_machine_goes_on_with_another(
 def test_a_machine_that_is_called_back_is_left_within_an_epoch_and_nothing_is_trained_twice(
     tiny: Experiment, tmp_path: Path, made_up_root: Path
 ) -> None:
-    changes = {"data.clip_len": 16, "learning.num_epochs": 40, "run.address": HEAD, "run.hang_timeout_min": 0.4}
+    changes = {"data.clip_len": 16, "learning.num_epochs": 80, "run.address": HEAD, "run.hang_timeout_min": 0.4}
     experiment = tiny.override(changes)
     folder = tmp_path / "runs" / "search"
     with hosts.network(3, shared=[tmp_path, made_up_root], **QUICK) as (head, one, other):
@@ -163,7 +164,7 @@ def test_a_machine_that_is_called_back_is_left_within_an_epoch_and_nothing_is_tr
     assert search.returncode == 0, said
     why_again = check_all_accounted_for(experiment, 1, folder)
     assert why_again == {"trial-000": "its machine is called back, and it was saved"}
-    assert epochs_of(folder / "trial-000") == list(range(1, 41)), "none was trained twice"
+    assert epochs_of(folder / "trial-000") == list(range(1, 81)), "none was trained twice"
 
 
 def test_a_machine_with_other_data_under_the_same_name_trains_nothing(

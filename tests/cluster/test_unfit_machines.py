@@ -54,7 +54,7 @@ def start(machine: Machine, experiment: Experiment, *flags: str) -> subprocess.P
 def end_of(process: subprocess.Popen[str]) -> str:
     """What a search says that halts."""
     try:
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=900)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -82,7 +82,7 @@ def test_a_machine_with_other_packages_joins(machines: list[Machine], experiment
     head, _, odd = machines
     process = start(head, experiment, "--run.gpus-per-worker", "0")
     first = Path(experiment.run.storage) / "search" / "trial-000" / "epoch-001"
-    until = time.monotonic() + 120
+    until = time.monotonic() + 900
     while not first.is_dir():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until

@@ -14,6 +14,8 @@ from mlflow.entities import Run
 from slowfast_ray.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
+ASK_STORE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+"""On an MLflow server: its store answers. At /health it answers before it has opened any."""
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def started(folder: Path) -> Iterator[S3]:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         assert process.poll() is None, "the server ended at once"
         with socket.socket() as client:

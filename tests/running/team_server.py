@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 import requests
 
 from slowfast_ray.running.tracking import tracking
-from tests.running.conftest import ROOT
+from tests.running.conftest import ASK_STORE, ROOT
 
 BOSS, BOSS_PASSWORD = "boss", "the%boss's secret"
 DATABASE_PASSWORD = "of the database"
@@ -77,7 +76,7 @@ def postgres() -> Iterator[str]:
             yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/mlflow"
         finally:
             process.send_signal(signal.SIGINT)  # ends without waiting for its clients
-            process.wait(timeout=30)
+            process.wait(timeout=600)
 
 
 def _make_database(port: int) -> None:
@@ -139,13 +138,17 @@ class TeamServer:
                 self.command(), env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
         until = time.monotonic() + 600
-        while True:
+        num_in_a_row = 0
+        while num_in_a_row < 10:  # it has two processes, and either may answer
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.uri}/health", timeout=10).close()
-                return
             assert time.monotonic() < until, (self.folder / "log").read_text()
+            num_in_a_row = num_in_a_row + 1 if self._answers() else 0
             time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return requests.get(f"{self.uri}{ASK_STORE}", auth=(BOSS, BOSS_PASSWORD), timeout=60).ok
+        return False
 
     def stop(self) -> None:
         """Asks it to end, as systemd does, and waits."""

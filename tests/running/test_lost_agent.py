@@ -1,17 +1,25 @@
 """Ray's own processes on the driver's machine die: a search ends, which would wait for ever, and can go on."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
 import pytest
+import ray
 
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.running import preflight
+from slowfast_ray.running.nodes import cluster
+from slowfast_ray.running.nodes.slots import Slots
+from slowfast_ray.running.training import group
+from slowfast_ray.running.training.worker import Row
 from tests.running.conftest import ROOT, environment, flags_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -62,6 +70,7 @@ def test_a_search_whose_own_ray_dies_ends_and_can_go_on(tiny: Experiment, tmp_pa
 
 
 END_WITHOUT_A_HEAD = """
+import contextlib
 import sys
 import time
 
@@ -73,10 +82,11 @@ from slowfast_ray.running.training.pulse import Watch
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1])
 with Watch(0.02) as watch:
     ray.get(watch.pulse.restarts.remote())
-    family = {(each.cmdline() or [""])[0]: each for each in psutil.Process().children(recursive=True)}
-    for program, process in family.items():
-        if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
-            process.kill()
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+            program = (each.cmdline() or [""])[0]
+            if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
+                each.kill()
     time.sleep(5)  # until it asks what has become of this machine
 print("MLflow can be told")
 """
@@ -90,3 +100,42 @@ def test_the_end_does_not_wait_for_a_head_that_ended_too() -> None:
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "MLflow can be told"
+
+
+@pytest.mark.usefixtures("own_ray")
+@pytest.mark.parametrize("leaves_by", [KeyboardInterrupt, SystemExit])
+def test_a_group_that_is_interrupted_with_its_queue_is_interrupted(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch, leaves_by: type[BaseException]
+) -> None:
+    ready = preflight.check(tiny.override({"run.num_workers": 2}), name="one", objective="val/top1")
+    preflight.claim(ready)
+    rows: list[Row] = []
+
+    def tell_and_die(*args: Any, **options: Any) -> None:
+        callback: group.ForwardRows = args[4][0]
+        callback.after_report(None, [{"epoch": 1}], None)
+        until = time.monotonic() + 300
+        while not rows:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        ray.kill(callback._rows.actor)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as Ray Train leaves its own
+        raise leaves_by
+
+    monkeypatch.setattr(group, "train", tell_and_die)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        group.fit(ready, "val/top1", rows.append, Slots(2, 1, 0, None))
+    assert rows == [{"epoch": 1}]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_interrupts_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        cluster.end_by_sigterm_as_by_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # `timeout` sends it twice: what has begun to end goes on
+    finally:
+        signal.signal(signal.SIGTERM, before)

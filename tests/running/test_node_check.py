@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,13 @@ class Joined:
     raylet: psutil.Process
 
 
+def name_of(process: psutil.Process) -> str:
+    """Empty where it has ended meanwhile."""
+    with suppress(psutil.Error):
+        return process.name()
+    return ""
+
+
 @contextmanager
 def joined(log: Path, **environment: str) -> Iterator[Joined]:
     known = set(machines.staying())
@@ -69,7 +76,7 @@ def joined(log: Path, **environment: str) -> Iterator[Joined]:
     wait(lambda: process.poll() is not None or bool(machines.staying().keys() - known))
     assert process.poll() is None, log.read_text()
     (node,) = machines.staying().keys() - known
-    (raylet,) = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name() == "raylet"]
+    (raylet,) = [each for each in psutil.Process(process.pid).children(recursive=True) if name_of(each) == "raylet"]
     try:
         yield Joined(node, raylet)
     finally:

@@ -147,7 +147,7 @@ print(found)
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     # The last line shows that the hook would have seen it.

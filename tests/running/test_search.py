@@ -1,6 +1,7 @@
 """A search on a real Ray, and what it leaves in MLflow."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from slowfast_ray.running import scores
 from slowfast_ray.running.folders import begun
 from slowfast_ray.running.searching import tuner
 from slowfast_ray.running.searching.config import SearchConfig
+from slowfast_ray.running.searching.searcher import SearchBoard
 from slowfast_ray.running.searching.tuner import SearchResult
 from slowfast_ray.running.tracking import tracking
 from slowfast_ray.running.tracking.tracking_store import ERROR
 from slowfast_ray.running.tracking.tracking_view import VIEW
+from slowfast_ray.running.training.worker import Row
 from tests.running.conftest import runs_in
 
 FILES_OF_TEXT = ("experiment.json", "progress.json", "checksums.json")
@@ -46,7 +49,10 @@ def searched(
     experiment = tiny_in(tmp_path_factory.mktemp("search")).override(
         {"learning.num_epochs": 4, "data.split": "purged", "data.num_folds": 2}
     )
-    return experiment, search(experiment, LR, num_trials=6, max_concurrent=1)
+    before = signal.getsignal(signal.SIGINT)
+    result = search(experiment, LR, num_trials=6, max_concurrent=1)
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C ends what comes after the trials"
+    return experiment, result
 
 
 def test_the_first_trial_is_the_experiment_itself(searched: tuple[Experiment, SearchResult]) -> None:
@@ -204,9 +210,18 @@ def test_the_pictures_are_with_the_search(searched: tuple[Experiment, SearchResu
 
 
 @pytest.mark.slow
-def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(tiny: Experiment) -> None:
+def test_the_time_budget_ends_the_search_and_what_ran_is_stopped(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = SearchBoard.row
+
+    def use_up(board: SearchBoard, name: str, told: Row) -> bool:
+        board._deadline = 0.0  # no machine is too slow to get as far as an epoch
+        return row(board, name, told)
+
+    monkeypatch.setattr(SearchBoard, "row", use_up)
     experiment = tiny.override({"learning.num_epochs": 1000})
-    result = search(experiment, LR, num_trials=3, max_concurrent=1, scheduler="none", time_budget_min=0.5)
+    result = search(experiment, LR, num_trials=3, max_concurrent=1, scheduler="none", time_budget_min=30)
     assert [trial.state for trial in result.trials] == ["stopped"]
     assert not result.interrupted, "the budget was part of the plan"
     assert {run.info.status for run in runs_in(result.tracking_uri)} == {"FINISHED", "KILLED"}

@@ -207,9 +207,11 @@ def test_a_full_disk_stops_the_search_and_nothing_finished_is_lost(tiny: Experim
     filler = small_disk / "filler"
 
     def fill() -> None:
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:  # what is left, to the last page
-            while True:
-                file.write(bytes(4096))
+        with filler.open("wb", buffering=0) as file:
+            for size in (10**6, 4096):  # soon, and then to the last page
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
 
     watcher = when((small_disk / "search" / "trial-001").exists, fill)
     result = search(experiment, LR, num_trials=3)

@@ -20,6 +20,7 @@ from ray import tune
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running.searching import pruning, study, suggesting, tuner
 from slowfast_ray.running.searching.config import SearchConfig
+from tests.running.conftest import ASK_STORE
 
 OUTAGE_SECONDS = 120
 
@@ -61,7 +62,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + 600
     while True:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=60).close()
             return
         except OSError:
             assert process.poll() is None, f"the server of {url} ended"
@@ -116,12 +117,12 @@ def test_a_tracking_server_that_is_away_for_a_minute_of_a_search_gets_every_epoc
             time.sleep(0.05)
 
     def go_away() -> None:
-        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        with served(command, f"{url}{ASK_STORE}", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
             is_up.set()
             wait_for_trials(2)
         away.append(time.monotonic())
         is_done.wait(60)
-        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        with served(command, f"{url}{ASK_STORE}", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
             away.append(time.monotonic())
             wait_for_trials(max(12, num_begun() + 2))  # so that 11 have ended, one of them since it is back
             if not is_done.is_set():
@@ -165,14 +166,14 @@ def test_a_search_outlives_a_tracking_server_that_is_away_for_two_minutes(tiny: 
     away: list[float] = []
 
     def go_away() -> None:
-        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        with served(command, f"{url}{ASK_STORE}", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
             is_up.set()
             # Some epoch: the first one goes with the third.
             while not ([*(tmp_path / "runs" / "search" / "trial-000").glob("epoch-*")] or is_done.is_set()):
                 time.sleep(0.05)
         away.append(time.monotonic())
         is_done.wait(OUTAGE_SECONDS)
-        with served(command, f"{url}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        with served(command, f"{url}{ASK_STORE}", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
             away.append(time.monotonic())
             is_done.wait()
 

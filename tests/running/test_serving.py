@@ -28,7 +28,7 @@ from slowfast_ray.running.predicting import Predictor
 from slowfast_ray.running.publishing import model_folder, registering
 from slowfast_ray.running.tracking import tracking_models
 from slowfast_ray.running.training import worker
-from tests.running.conftest import ROOT, environment
+from tests.running.conftest import ASK_STORE, ROOT, environment
 from tests.running.other_weights import HEAD_BIAS, judge_again
 
 SECONDS_TO_START = 900
@@ -68,7 +68,7 @@ def started(folder: Path, uri: str, health: str, *words: str) -> Iterator[str]:
         deadline = time.monotonic() + SECONDS_TO_START
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{health}", timeout=5).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{health}", timeout=60).close()
                 break
             except OSError:
                 assert server.poll() is None, (folder / "log.txt").read_text()
@@ -165,7 +165,7 @@ def test_bad_requests_are_answered_400_with_the_reason(run: Path, address: str) 
 @pytest.mark.slow
 def test_a_tracking_server_keeps_models_as_a_file_does(run: Path, tmp_path: Path) -> None:
     words = ("--backend-store-uri", f"sqlite:///{tmp_path}/far.db", "--artifacts-destination", str(tmp_path / "far"))
-    with started(tmp_path, "", "/health", "server", *words) as uri:
+    with started(tmp_path, "", ASK_STORE, "server", *words) as uri:
         for name in ("a", "b"):
             shutil.copytree(run, tmp_path / name)
             for file in (tmp_path / name).rglob("experiment.json"):

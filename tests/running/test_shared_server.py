@@ -221,7 +221,8 @@ def test_two_searches_at_once_lose_and_double_nothing(
         flags = ("--search.num-trials", "3", "--search.max-concurrent", "1", "--search.scheduler", "none")
         command = [sys.executable, ROOT / "experiments" / "tune_thermal.py", *flags_of(experiment), *flags]
         command += ["--name", name]
-        own = environment(own_ray_folder / name)
+        # By default a request that takes 10 s has failed.
+        own = {**environment(own_ray_folder / name), "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
         searches.append(subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, text=True))
     for search in searches:
         output, _ = search.communicate(timeout=1800)

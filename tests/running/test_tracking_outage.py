@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from slowfast_ray.experiment import LAPTOP
 from slowfast_ray.running.tracking import tracking_queue
 from slowfast_ray.running.tracking.tracking import STATE, Tracker
-from tests.running.conftest import ROOT
+from tests.running.conftest import ASK_STORE, ROOT
 
 SECONDS_TO_ANSWER = 30
 """Of each request, long enough for a machine that is busy."""
@@ -64,7 +64,7 @@ class Server:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.uri}/health", timeout=10)
+                urllib.request.urlopen(f"{self.uri}{ASK_STORE}", timeout=60)
                 return
             assert self.process.poll() is None, "the server does not start"
             time.sleep(0.1)

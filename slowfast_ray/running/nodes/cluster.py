@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -32,9 +33,10 @@ SHIPPED = ("slowfast_ray", "search_spaces")
 """Packages that every machine of a joined cluster gets as they are here, whatever is installed there."""
 
 SECONDS_TO_ANSWER = 10.0
-SECONDS_TO_LET_GO = 10.0
-"""How long the end of a run waits for its own threads that ask Ray. A signal that ended this process may have ended
-Ray's head, too: they wait for it then, and after 60 s without it Ray ends this process, before MLflow is told."""
+SECONDS_TO_LET_GO = 3.0
+"""How long a run that is broken off waits for its own threads that ask Ray. A signal that ended this process may have
+ended Ray's head, too: they wait for it then, and after 60 s without it Ray ends this process, before MLflow is told.
+Batch systems leave it 30 s."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -168,8 +170,26 @@ def end_by_sigterm_as_by_ctrl_c() -> None:
 
     So it raises KeyboardInterrupt at once, and what stands in `finally` tells MLflow.
     """
+
+    def interrupt(kind: int, frame: FrameType | None) -> None:
+        signal.signal(kind, signal.SIG_IGN)  # it may come more than once, and what has begun to end shall come to it
+        raise KeyboardInterrupt
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextmanager
+def own_ctrl_c() -> Iterator[None]:
+    """After the block, Ctrl-C does what it did before: Ray Tune and Ray Train leave handlers behind, which end what is
+    over, so that the next one would do nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def device_of_process() -> torch.device:

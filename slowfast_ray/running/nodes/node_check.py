@@ -89,9 +89,12 @@ def newcomers(ready: Ready, slots: Slots, halt: Callable[[str], None], say: Call
     thread.start()
     try:
         yield
-    finally:
+    except BaseException:
         ended.set()
         thread.join(cluster.SECONDS_TO_LET_GO)
+        raise
+    ended.set()
+    thread.join()
 
 
 def _ask_until_fit(

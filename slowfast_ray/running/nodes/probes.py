@@ -71,8 +71,7 @@ def ask(node_ids: Sequence[str], asked: Asked, ended: threading.Event) -> dict[s
                 process_died = not isinstance(error, RayTaskError | RuntimeEnvSetupError)
                 if process_died and tries[node] < NUM_TRIES:
                     again.append(node)
-        if again:
-            ended.wait(SECONDS_BETWEEN_TRIES)
+        if again and not ended.wait(SECONDS_BETWEEN_TRIES):
             tries.update(again)
             pending |= {_sent(asked, node): node for node in again}
     for each in pending:

@@ -37,7 +37,7 @@ class SearchBoard:
         self._ready, self._config = records.ready, records.config
         self._beaten: set[str] = set()
         self._deadline = math.inf
-        """Of the time budget, which begins when somebody first asks what there is to do."""
+        """Of the time budget, which begins when somebody first asks for a trial."""
         known = study.trials()
         self._num_begun = len(known)
         self._waiting = deque(study.unfinished())
@@ -74,8 +74,6 @@ class SearchBoard:
 
     def is_over(self) -> bool:
         """Whether the budget is used up, or the search cannot go on."""
-        if self._config.time_budget_min is not None and self._deadline == math.inf:
-            self._deadline = time.monotonic() + self._config.time_budget_min * 60
         return bool(self.halted) or time.monotonic() > self._deadline or self._is_spent()
 
     def is_complete(self) -> bool:
@@ -85,6 +83,8 @@ class SearchBoard:
 
     def next(self) -> Job | None:
         """The next trial: those that were interrupted first, then what the study suggests."""
+        if self._config.time_budget_min is not None and self._deadline == math.inf:
+            self._deadline = time.monotonic() + self._config.time_budget_min * 60
         try:
             while not self.is_over() and (suggestion := self._suggested()) is not None:
                 if (job := self._begin(suggestion)) is not None:

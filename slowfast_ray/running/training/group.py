@@ -1,6 +1,5 @@
 """A run over the workers of a Ray Train group: each calls worker.train() on its share of every batch."""
 
-import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +8,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
@@ -44,6 +43,7 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
     rows: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     room, asked = Room(), slots.of_a_trial()
+    broken_off = threading.Event()
 
     def consume() -> None:
         while True:
@@ -53,28 +53,32 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
                     return
                 note(row)
             except Empty:
-                pass
-            except RayError:  # the queue has died; the run ends, too, once its controller has a row for it
+                if broken_off.is_set():
+                    return
+            except ActorDiedError:  # the run ends, too, once its controller has a row for it
                 return
+            except RayError:
+                if broken_off.wait(SECONDS_BETWEEN_LOOKS):
+                    return
             with suppress(Exception):  # the head is away: rows are waited for all the same
                 room.look(asked)
 
     consumer = threading.Thread(target=consume, name="rows", daemon=True)
     consumer.start()
-    on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         identity, hang_timeout_min = begun.identity_of(ready.folder), ready.experiment.run.hang_timeout_min
-        with supplied(slots, ready.data, identity, hang_timeout_min) as (supplies, _):
+        with supplied(slots, ready.data, identity, hang_timeout_min) as (supplies, _), cluster.own_ctrl_c():
             # Nobody else tries again.
             train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
-    except SystemExit as leaving:  # how Ray Train ends the driver after Ctrl-C
-        raise KeyboardInterrupt from leaving
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_ctrl_c)  # Ray Train leaves its own, which ends a training that is over
-        with suppress(RayError):  # the signal that ended this process has ended the queue's, too
-            rows.put(None)
+    except BaseException as error:
+        broken_off.set()
         consumer.join(cluster.SECONDS_TO_LET_GO)
+        if isinstance(error, SystemExit):  # how Ray Train ends the driver after Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
+    with suppress(RayError):  # its queue may have died since the last row
+        rows.put(None)
+    consumer.join()
 
 
 class ForwardRows(UserCallback):

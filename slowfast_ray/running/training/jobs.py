@@ -16,6 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from slowfast_ray.data.dataset import Dataset
 from slowfast_ray.experiment import Experiment
+from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.training import deaths, group, verdicts, worker
 from slowfast_ray.running.training.boards import EXPERIMENT, GIVE_UP, NAME, REASON, VERDICT, Board
@@ -68,7 +69,7 @@ def _run(
     source = Source(board, slots)
     watcher = Watcher(board, source, watch, search, max_failures)
     with tempfile.TemporaryDirectory(prefix="slowfast-ray-", ignore_cleanup_errors=True) as scratch:
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=source,
@@ -86,7 +87,9 @@ def _run(
                 failure_config=tune.FailureConfig(max_failures=max_failures + MAX_LOST),
                 verbose=1 if verbose else 0,
             ),
-        ).fit()
+        )
+        with cluster.own_ctrl_c():
+            tuner.fit()
     watcher.free_the_rest()
 
 

@@ -139,7 +139,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join(cluster.SECONDS_TO_LET_GO)
+        self._thread.join(None if kind is None else cluster.SECONDS_TO_LET_GO)
         ray.kill(self.pulse)
 
     def why(self, run: str) -> str:
@@ -159,9 +159,10 @@ class Watch:
                     self._end(worker)
                 self._restarts += ray.get(self.pulse.restarts.remote())
             except RayError:
+                is_here = self._ended.is_set() or self._is_here()
                 if self._ended.is_set():
                     return
-                if not self._is_here() and not self._ended.is_set():
+                if not is_here:
                     log.error("Ray's agent on this machine died, so that nothing can be started: go on with --resume.")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
@@ -186,7 +187,8 @@ class Watch:
             was_there = ray.get(killing, timeout=60)
         except RayError:
             was_there = False  # its machine went, of which Ray knows
-            ray.cancel(killing)
+            if not self._ended.is_set():  # a Ray that has been left would be started anew
+                ray.cancel(killing)
         if was_there:
             log.warning("%s: %s, as process %d, and was ended.", worker.run, said, worker.pid)
         elif before is None:

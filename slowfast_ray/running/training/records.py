@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from slowfast_ray.data import dataset
 from slowfast_ray.experiment import Experiment
@@ -28,6 +29,9 @@ FINAL_OBJECTIVE = f"{scores.FINAL}/objective"
 
 DEVICE_SECONDS = "cost/device_seconds"
 """What it cost: how long it held its GPUs, or its workers where there are none."""
+
+NUM_BROUGHT_AT_ONCE = 16
+"""Trials that ran when all was stopped, from a URL: each takes a second or so, and batch systems leave 30 s for all."""
 
 
 class Records:
@@ -206,8 +210,12 @@ class Records:
 
     def close(self) -> None:
         """Ends what is still open: what ran when all was stopped goes on when it is resumed."""
-        for trial in self.trials:
-            if trial.state is None:
-                self.bring(trial.name)
+        still_open = [trial for trial in self.trials if trial.state is None]
+        with ThreadPoolExecutor(NUM_BROUGHT_AT_ONCE) as pool:
+            list(pool.map(self.bring, [trial.name for trial in still_open]))  # raises what one of them raised
+        for trial in still_open:
+            try:
                 self.catch_up(trial)
-                self.end(trial, "stopped")
+            except ValueError as error:  # damaged: its resume goes on from an older one
+                log.warning("What %s measured last is not in MLflow: %s", trial.name, error)
+            self.end(trial, "stopped")
