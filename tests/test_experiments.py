@@ -71,7 +71,8 @@ def test_tune_thermal(tiny: Experiment, tmp_path: Path, own_ray_folder: Path, nu
 @pytest.mark.slow
 def test_train_thermal_over_two_workers(tiny: Experiment, tmp_path: Path, own_ray_folder: Path) -> None:
     experiment = tiny.override({"run.num_workers": 2, "learning.num_epochs": 2})
-    run("train_thermal", *flags_of(experiment), "--name", "one", folder=tmp_path, ray_folder=own_ray_folder)
+    shown = run("train_thermal", *flags_of(experiment), "--name", "one", folder=tmp_path, ray_folder=own_ray_folder)
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("epoch ")] == ["1/2", "2/2"]
     assert experiment.run.tracking_uri is not None
     (found,) = runs_in(experiment.run.tracking_uri)
     assert found.info.status == "FINISHED"

@@ -66,7 +66,9 @@ def open_url(url: str, setting: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(
             f"`{setting}` (={url}) names no bucket; say {url.rstrip('/')}//BUCKET/PATH.".replace("///", "/")
         )
-    given = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_OF_CREDENTIALS)))
+    # By name: MLflow's thread may remove a variable of its own meanwhile.
+    names = sorted(name for name in os.environ if name.startswith(_OF_CREDENTIALS))
+    given = tuple((name, os.environ[name]) for name in names)
     try:
         return _file_system(url.split("://")[0], path.split("/")[0], given), path
     except (OSError, ArrowInvalid) as error:

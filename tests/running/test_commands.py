@@ -1,10 +1,13 @@
-"""Flags of a single run that ask for something else than a run, and its presets."""
+"""Flags of a single run that ask for something else than a run, its presets, and the signal that ends it."""
+
+import signal
 
 import pytest
 
 from slowfast_ray.experiment import EARLIER
 from slowfast_ray.running import commands
 from slowfast_ray.running.flags import TrainFlags
+from slowfast_ray.running.nodes import cluster
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,18 @@ def test_the_earlier_preset_is_the_earlier_systems_recipe_and_can_be_changed() -
     data, model = flags.experiment.data, flags.experiment.model
     assert (data.window, data.height, data.width, data.min_celsius, data.max_celsius) == (64, 256, 384, 5.0, 45.0)
     assert (model.width, model.alpha, model.lateral_kernel, model.lateral_norm) == (1.0, 8, 5, False)
+
+
+def test_sigterm_interrupts_once_where_it_comes_twice_and_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        cluster.end_by_sigterm_as_by_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(cluster, "SECONDS_OF_ONE_SIGNAL", 600.0)
+        signal.raise_signal(signal.SIGTERM)  # what has begun to end goes on
+        monkeypatch.setattr(cluster, "SECONDS_OF_ONE_SIGNAL", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -16,7 +16,6 @@ import ray
 
 from slowfast_ray.experiment import Experiment
 from slowfast_ray.running import preflight
-from slowfast_ray.running.nodes import cluster
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.training import group
 from slowfast_ray.running.training.worker import Row
@@ -80,7 +79,7 @@ import ray
 from slowfast_ray.running.training.pulse import Watch
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1])
-with Watch(0.02) as watch:
+with contextlib.suppress(KeyboardInterrupt), Watch(0.02) as watch:
     ray.get(watch.pulse.restarts.remote())
     for each in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
@@ -88,6 +87,7 @@ with Watch(0.02) as watch:
             if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
                 each.kill()
     time.sleep(5)  # until it asks what has become of this machine
+    raise KeyboardInterrupt
 print("MLflow can be told")
 """
 
@@ -128,14 +128,3 @@ def test_a_group_that_is_interrupted_with_its_queue_is_interrupted(
         group.fit(ready, "val/top1", rows.append, Slots(2, 1, 0, None))
     assert rows == [{"epoch": 1}]
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_sigterm_interrupts_once() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        cluster.end_by_sigterm_as_by_ctrl_c()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # `timeout` sends it twice: what has begun to end goes on
-    finally:
-        signal.signal(signal.SIGTERM, before)

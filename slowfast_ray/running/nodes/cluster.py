@@ -4,10 +4,12 @@ Which one: `run.address`, else the variable RAY_ADDRESS, which `ray job submit` 
 """
 
 import logging
+import math
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -34,9 +36,11 @@ SHIPPED = ("slowfast_ray", "search_spaces")
 
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_LET_GO = 3.0
-"""How long a run that is broken off waits for its own threads that ask Ray. A signal that ended this process may have
-ended Ray's head, too: they wait for it then, and after 60 s without it Ray ends this process, before MLflow is told.
-Batch systems leave it 30 s."""
+"""How long a run that an exception breaks off waits for its own threads that ask Ray. The signal that broke it off may
+have ended Ray's head, too: they wait for it then, and after 60 s without it Ray ends this process, before MLflow is
+told. Batch systems leave it 30 s."""
+SECONDS_OF_ONE_SIGNAL = 5.0
+"""SIGTERM may come to a process as itself and as one of its group, as `timeout` sends it: that counts once."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -170,10 +174,13 @@ def end_by_sigterm_as_by_ctrl_c() -> None:
 
     So it raises KeyboardInterrupt at once, and what stands in `finally` tells MLflow.
     """
+    interrupted_at = -math.inf
 
     def interrupt(kind: int, frame: FrameType | None) -> None:
-        signal.signal(kind, signal.SIG_IGN)  # it may come more than once, and what has begun to end shall come to it
-        raise KeyboardInterrupt
+        nonlocal interrupted_at
+        if time.monotonic() - interrupted_at > SECONDS_OF_ONE_SIGNAL:
+            interrupted_at = time.monotonic()
+            raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)

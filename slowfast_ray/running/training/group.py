@@ -55,7 +55,7 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
             except Empty:
                 if broken_off.is_set():
                     return
-            except ActorDiedError:  # the run ends, too, once its controller has a row for it
+            except ActorDiedError:  # the run ends, too, once it has a row for it
                 return
             except RayError:
                 if broken_off.wait(SECONDS_BETWEEN_LOOKS):
@@ -70,15 +70,14 @@ def fit(ready: Ready, objective: str, note: Callable[[Row], None], slots: Slots)
         with supplied(slots, ready.data, identity, hang_timeout_min) as (supplies, _), cluster.own_ctrl_c():
             # Nobody else tries again.
             train(ready.experiment, ready.name, objective, supplies, [ForwardRows(rows)], max_failures=MAX_FAILURES)
+        rows.put(None)
+        consumer.join()
     except BaseException as error:
         broken_off.set()
         consumer.join(cluster.SECONDS_TO_LET_GO)
         if isinstance(error, SystemExit):  # how Ray Train ends the driver after Ctrl-C
             raise KeyboardInterrupt from error
         raise
-    with suppress(RayError):  # its queue may have died since the last row
-        rows.put(None)
-    consumer.join()
 
 
 class ForwardRows(UserCallback):

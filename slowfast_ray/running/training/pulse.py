@@ -157,6 +157,8 @@ class Watch:
             try:
                 for worker in ray.get(self.pulse.silent_for.remote(self._seconds)):
                     self._end(worker)
+                    if self._ended.is_set():
+                        return
                 self._restarts += ray.get(self.pulse.restarts.remote())
             except RayError:
                 is_here = self._ended.is_set() or self._is_here()

@@ -164,7 +164,7 @@ class Records:
         """What a training measured and said, to this machine, where its worker kept it at a URL; without weights."""
         try:
             self.fetch(name)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             log.warning("What %s measured is not here: %s", name, error)
 
     def fetch(self, name: str) -> None:
