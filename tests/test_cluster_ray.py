@@ -134,7 +134,7 @@ def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 1.0)
+    monkeypatch.setattr(room, "SECONDS_UNTIL_TOLD", 5.0)  # within which a trial whose group is gone ends, too
     monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.5)
     other: Any = ray.remote(num_cpus=2)(OtherJob).remote()
     ray.get(other.begin.remote())
@@ -143,10 +143,9 @@ def test_trials_that_find_no_room_say_so_once_and_begin_when_there_is(
     with Watch(15) as watch, caplog.at_level(logging.WARNING, "slowfast_ray"):
         jobs._run(board, watch, "search", trainable, Slots(num_workers, 1, 0, None), max_failures=0, verbose=False)
     assert board.ends == ["failed"]
-    notes = [each.getMessage() for each in caplog.records if "room" in each.getMessage()]
-    assert len(notes) == 1 or num_workers > 1, "a group gives its room back before its trial ends"
+    (note,) = [each.getMessage() for each in caplog.records if "room" in each.getMessage()]
     who = "a worker" if num_workers == 1 else "2 workers"
-    assert f"it asks for {who} with 1 CPU core(s), and the cluster has 0 CPUs and 0 GPUs free" in notes[0]
+    assert f"it asks for {who} with 1 CPU core(s), and the cluster has 0 CPUs and 0 GPUs free" in note
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """For tests of whole runs: scripts called as users call them, and a look into the MLflow store."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -58,6 +60,13 @@ def runs_in(uri: str, name: str = "slowfast_ray") -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     return client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
+
+
+def program_of(process: psutil.Process) -> str:
+    """The first word of its command; empty where it has ended meanwhile."""
+    with contextlib.suppress(psutil.Error):
+        return (process.cmdline() or [""])[0]
+    return ""
 
 
 def environment(folder: Path) -> dict[str, str]:

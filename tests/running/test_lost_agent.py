@@ -19,16 +19,9 @@ from slowfast_ray.running import preflight
 from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.training import group
 from slowfast_ray.running.training.worker import Row
-from tests.running.conftest import ROOT, environment, flags_of
+from tests.running.conftest import ROOT, environment, flags_of, program_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def program_of(process: psutil.Process) -> str:
-    """The first word of its command; empty where it has ended meanwhile."""
-    with contextlib.suppress(psutil.Error):
-        return (process.cmdline() or [""])[0]
-    return ""
 
 
 def test_a_search_whose_own_ray_dies_ends_and_can_go_on(tiny: Experiment, tmp_path: Path, own_ray_folder: Path) -> None:
@@ -77,15 +70,15 @@ import psutil
 import ray
 
 from slowfast_ray.running.training.pulse import Watch
+from tests.running.conftest import program_of
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1])
 with contextlib.suppress(KeyboardInterrupt), Watch(0.02) as watch:
     ray.get(watch.pulse.restarts.remote())
     for each in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
-            program = (each.cmdline() or [""])[0]
-            if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
-                each.kill()
+        program = program_of(each)
+        if program.endswith("/gcs_server") or program.startswith("ray::Pulse"):
+            each.kill()
     time.sleep(5)  # until it asks what has become of this machine
     raise KeyboardInterrupt
 print("MLflow can be told")
@@ -96,7 +89,12 @@ def test_the_end_does_not_wait_for_a_head_that_ended_too() -> None:
     # Batch systems send SIGTERM to all processes of a job; 60 s without its head, Ray ends this one, too.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(
-            [sys.executable, "-c", END_WITHOUT_A_HEAD, folder], capture_output=True, text=True, timeout=600, check=False
+            [sys.executable, "-c", END_WITHOUT_A_HEAD, folder],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "MLflow can be told"

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from slowfast_ray.running.nodes.slots import Slots
 from slowfast_ray.running.preflight import Ready
 from slowfast_ray.running.refusals import RefusedError
 from tests.running import s3_server
+from tests.running.conftest import program_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 
@@ -55,13 +56,6 @@ class Joined:
     raylet: psutil.Process
 
 
-def name_of(process: psutil.Process) -> str:
-    """Empty where it has ended meanwhile."""
-    with suppress(psutil.Error):
-        return process.name()
-    return ""
-
-
 @contextmanager
 def joined(log: Path, **environment: str) -> Iterator[Joined]:
     known = set(machines.staying())
@@ -76,7 +70,8 @@ def joined(log: Path, **environment: str) -> Iterator[Joined]:
     wait(lambda: process.poll() is not None or bool(machines.staying().keys() - known))
     assert process.poll() is None, log.read_text()
     (node,) = machines.staying().keys() - known
-    (raylet,) = [each for each in psutil.Process(process.pid).children(recursive=True) if name_of(each) == "raylet"]
+    family = psutil.Process(process.pid).children(recursive=True)
+    (raylet,) = [each for each in family if program_of(each).endswith("/raylet")]
     try:
         yield Joined(node, raylet)
     finally:
